@@ -1,0 +1,1 @@
+"""Certificates: loading, keeping, renewing, and the OCSP responses stapled to them."""

@@ -1,0 +1,1 @@
+"""The Dwaarfile: text in, a frozen model out; nothing here touches the network."""

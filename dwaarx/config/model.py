@@ -1,0 +1,275 @@
+"""What a Dwaarfile says, as frozen values; made by `dwaarx.config.load`, read by `frontend`."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+
+import attrs
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+
+@attrs.frozen
+class Location:
+    """A place in a Dwaarfile; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@attrs.frozen(order=True)
+class Address:
+    """An address to listen on or to send to; host "" means every local address."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+# --- certificates -----------------------------------------------------------
+
+
+@attrs.frozen
+class CertificateFiles:
+    """`tls CERT KEY { ocsp FILE }`: PEM chain (leaf first), PEM key, DER staple.
+
+    The location is where it was written and takes no part in equality, so that a reload
+    that only moves lines keeps the certificate.
+    """
+
+    certificate: Path
+    key: Path
+    ocsp: Path | None = None
+    location: Location | None = attrs.field(default=None, eq=False)
+
+
+@attrs.frozen
+class InternalCertificate:
+    """`tls internal`: a leaf of the local CA for these names (DNS names, wildcards, IP literals)."""
+
+    names: tuple[str, ...]
+    location: Location | None = attrs.field(default=None, eq=False)
+
+
+# A site's certificate: pairs of files (ECDSA and RSA side by side), or one of the local CA.
+CertificateSource = tuple[CertificateFiles, ...] | InternalCertificate
+
+
+# --- what a site does with a request ----------------------------------------
+
+
+@attrs.frozen
+class PathMatcher:
+    """Caddy's path matcher: exact, or with a `*` at the end (prefix), start (suffix) or both."""
+
+    pattern: str
+
+
+@attrs.frozen
+class HeaderOp:
+    """One change of a header field: op is "set", "add", "delete" or "default" (set if absent).
+
+    `name` is lower-case; it may end in `*` for delete (prefix). `value` may hold placeholders.
+    """
+
+    op: str
+    name: str
+    value: str = ""
+
+
+@attrs.frozen
+class ChangeHeaders:
+    """`header` (of the response) or `request_header`."""
+
+    ops: tuple[HeaderOp, ...]
+    of_request: bool
+    matcher: PathMatcher | None = None
+
+
+@attrs.frozen
+class Redirect:
+    """`redir [MATCHER] TO [CODE]`; `to` may hold placeholders; status is 3xx."""
+
+    to: str
+    status: int = 302
+    matcher: PathMatcher | None = None
+
+
+@attrs.frozen
+class Respond:
+    """`respond [MATCHER] "BODY" [STATUS]` or `respond [MATCHER] STATUS`."""
+
+    body: str = ""
+    status: int = 200
+    matcher: PathMatcher | None = None
+
+
+@attrs.frozen
+class ReverseProxy:
+    """`reverse_proxy [MATCHER] UPSTREAM… { … }`; times in seconds.
+
+    Upstreams are plain HTTP/1.1 over TCP, taken in turn (round robin).
+    """
+
+    upstreams: tuple[Address, ...]
+    matcher: PathMatcher | None = None
+    dial_timeout: float = 3.0
+    response_header_timeout: float = 60.0
+    read_timeout: float = 0.0  # between two reads of a response body; 0 = no limit
+    location: Location | None = attrs.field(default=None, eq=False)
+
+
+@attrs.frozen
+class DnsOverHttps:
+    """`dns_over_https [PATH…]`: exact paths."""
+
+    paths: tuple[str, ...] = ("/dns-query",)
+
+
+@attrs.frozen
+class Handle:
+    """`handle [MATCHER] { … }`; only the first Handle of a block that matches is taken.
+
+    With strip_prefix (`handle_path`) the matcher's prefix is cut from the path.
+    """
+
+    routes: tuple[Route, ...]
+    matcher: PathMatcher | None = None
+    strip_prefix: bool = False
+
+
+Route = ChangeHeaders | Redirect | Respond | ReverseProxy | DnsOverHttps | Handle
+
+
+@attrs.frozen
+class SiteAddress:
+    """`[http://|https://]HOST[:PORT]`; host is lower-case, may be `*.name`, an IP or "" (any)."""
+
+    host: str
+    port: int
+    tls: bool = True
+
+    def __str__(self) -> str:
+        scheme = "https" if self.tls else "http"
+        return f"{scheme}://{Address(self.host, self.port)}"
+
+
+@attrs.frozen
+class Site:
+    """One site block. `routes` stand in the order in which they are to be tried.
+
+    `certificate` is None only for a site all of whose addresses are plain http.
+    `dns_over_tls` holds the addresses of its DoT listeners (none: no DoT).
+    `bind` holds the local addresses of its HTTPS and HTTP listeners; () means every address.
+    """
+
+    addresses: tuple[SiteAddress, ...]
+    routes: tuple[Route, ...]
+    certificate: CertificateSource | None
+    dns_over_tls: tuple[Address, ...] = ()
+    bind: tuple[str, ...] = ()
+    location: Location | None = attrs.field(default=None, eq=False)
+
+
+# --- DNS --------------------------------------------------------------------
+
+
+@attrs.frozen
+class DnsUpstream:
+    """One server of a pool: transport is "auto" (UDP, then TCP on TC), "udp" or "tcp"."""
+
+    transport: str
+    address: Address
+
+    def __str__(self) -> str:
+        scheme = "" if self.transport == "auto" else f"{self.transport}://"
+        return f"{scheme}{self.address}"
+
+
+@attrs.frozen
+class Record:
+    """A local answer: name is lower-case, absolute, without the last dot; type upper-case.
+
+    `value` is the presentation format of one RDATA; it has been parsed once, so it is right.
+    """
+
+    name: str
+    type: str
+    value: str
+    ttl: int = 60
+
+
+@attrs.frozen
+class Resolvers:
+    """A `resolvers [SUFFIX…] { … }` block; without suffixes it is the default pool.
+
+    `upstreams` is empty when the block names none: then /etc/resolv.conf's are used.
+    `allow` and `records` hold for the whole service and stand in the default pool only.
+    """
+
+    suffixes: tuple[str, ...] = ()
+    upstreams: tuple[DnsUpstream, ...] = ()
+    policy: str = "least_outstanding"  # round_robin, first, random, hash
+    records: tuple[Record, ...] = ()
+    allow: tuple[IPNetwork, ...] | None = None  # None: loopback and private networks
+    location: Location | None = attrs.field(default=None, eq=False)
+
+
+# --- global options ---------------------------------------------------------
+
+
+@attrs.frozen
+class Timeouts:
+    """Deadlines in seconds."""
+
+    handshake: float = 10.0
+    read_header: float = 10.0
+    read_body: float = 30.0  # between two reads of a request's body
+    idle: float = 60.0  # no request in progress; or a peer that does not read
+    drain: float = 30.0  # how long a stop waits for what is in progress
+
+
+@attrs.frozen
+class ConsoleUnix:
+    """`console unix`: STORAGE/console.sock, mode 0600."""
+
+
+@attrs.frozen
+class ConsoleSsh:
+    """`console ssh ADDRESS { authorized_keys FILE }`."""
+
+    address: Address
+    authorized_keys: Path
+
+
+@attrs.frozen
+class ConsoleOff:
+    """`console off`."""
+
+
+Console = ConsoleUnix | ConsoleSsh | ConsoleOff
+
+
+@attrs.frozen
+class Config:
+    """A whole Dwaarfile; `file` is the path it was read from, as given."""
+
+    file: str
+    sites: tuple[Site, ...]
+    resolvers: tuple[Resolvers, ...]
+    storage: Path
+    http_port: int = 80  # 0 = off
+    https_port: int = 443
+    bind: tuple[str, ...] = ()
+    redirect_http: bool = True  # False: auto_https disable_redirects
+    console: Console = ConsoleUnix()
+    timeouts: Timeouts = Timeouts()

@@ -1,0 +1,1 @@
+"""DNS: wire format, DoT and DoH sessions, and the forwarder behind both."""

@@ -1,0 +1,1 @@
+"""TLS: the policy that makes contexts, and the listeners that use them."""
