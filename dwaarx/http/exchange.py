@@ -76,11 +76,17 @@ class Exchange(ABC):
     A status of 101 (HTTP/1.1 only) makes both body streams raw: a tunnel.
     """
 
-    __slots__ = ("consumer", "info", "request", "response_changes")
+    __slots__ = ("consumer", "info", "request", "request_ended", "response_changes")
 
-    def __init__(self, request: RequestHead, info: ConnectionInfo) -> None:
+    def __init__(
+        self, request: RequestHead, info: ConnectionInfo, *, request_ended: bool = False
+    ) -> None:
         self.request = request
         self.info = info
+        # As in RequestReceived: the request has no body, so the consumer hears of none, and
+        # `body_ended` is not called. Without it (and without a content_length) a body of
+        # unknown length follows: the proxy has to know which before it sends its own head.
+        self.request_ended = request_ended
         self.consumer: Consumer | None = None
         # Changes to the final head's fields, in order, made just before it is sent.
         self.response_changes: list[ResponseChange] = []
