@@ -28,6 +28,13 @@ _is_value = re.compile(rb"(?:" + VCHAR + rb"(?:" + VALUE_CHAR + rb"*" + VCHAR + 
 TARGET_CHAR = rb"[!\"$-~]"
 _is_target = re.compile(rb"/" + TARGET_CHAR + rb"*|\*").fullmatch
 
+# RFC 9112 5: field-line = field-name ":" OWS field-value OWS ; each ended by CRLF (2.1).
+# No white space before the colon, no obs-fold, no bare CR or LF, no other control: refused.
+FIELD_LINES = rb"(?:" + TCHAR + rb"++:" + VALUE_CHAR + rb"*+\r\n)*+"
+_is_field_lines = re.compile(FIELD_LINES).fullmatch
+# Of lines that match the above: the names and the values, these still with white space after.
+_split_fields = re.compile(rb"([^:]++):[\t ]*+([^\r]*+)\r\n").findall
+
 # RFC 9110 8.6: Content-Length = 1*DIGIT. 18 digits hold an exabyte and fit into 63 bits.
 _is_length = re.compile(rb"[0-9]{1,18}").fullmatch
 
@@ -72,6 +79,21 @@ def is_value(value: bytes) -> bool:
 def is_target(value: bytes) -> bool:
     """Whether this is a request target in origin-form or `*`: visible ASCII without `#`."""
     return _is_target(value) is not None
+
+
+def split_fields(data: bytes | bytearray, start: int, end: int) -> list[Field]:
+    """Return the fields of data[start:end], which matches FIELD_LINES; names in lower case."""
+    return [(name.lower(), value.rstrip(b"\t ")) for name, value in _split_fields(data, start, end)]
+
+
+def parse_fields(data: bytes | bytearray, start: int, end: int) -> list[Field]:
+    """Return the fields of the lines data[start:end], each ended by CRLF; names in lower case.
+
+    Raises FieldError if any breaks RFC 9112 5 (the empty line is not part of them).
+    """
+    if _is_field_lines(data, start, end) is None:
+        raise FieldError("a header field is malformed")
+    return split_fields(data, start, end)
 
 
 def parse_content_length(values: Iterable[bytes]) -> int | None:
