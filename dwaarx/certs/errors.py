@@ -1,0 +1,70 @@
+"""What can be wrong with a certificate, its key or its OCSP response."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+
+class CertificateError(Exception):
+    """A certificate, key or CA that cannot be used; `path` is the file at fault."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class CertificateErrors(ExceptionGroup[CertificateError]):
+    """Several certificates cannot be used; `errors` (one at least) names each file."""
+
+    def __new__(cls, errors: Iterable[CertificateError]) -> Self:
+        """Gather the errors; raises ValueError if there is none."""
+        return super().__new__(cls, "certificates cannot be used", tuple(errors))
+
+    @property
+    def errors(self) -> tuple[CertificateError, ...]:
+        """What is wrong with each file."""
+        return tuple(error for error in self.exceptions if isinstance(error, CertificateError))
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.exceptions)
+
+
+class Refusal(enum.Enum):
+    """The kinds of reasons for which an OCSP response is not used."""
+
+    NONE = "no response is given"
+    UNREADABLE = "the file cannot be read, or is empty or too large"
+    NO_ISSUER = "the issuer's certificate is not known"
+    MALFORMED = "the bytes are no OCSP response"
+    UNSUCCESSFUL = "the responder answers with an error"
+    MISMATCH = "the response is about another certificate"
+    REVOKED = "the certificate is revoked"
+    UNKNOWN = "the responder does not know the certificate"
+    SIGNER = "the signer may not speak for the issuer"
+    SIGNATURE = "the signature is not good"
+    NOT_YET = "the response is from the future"
+    EXPIRED = "the response has expired, or never expires"
+    UNSUPPORTED = "an algorithm or a critical extension is not supported"
+
+
+class OcspError(Exception):
+    """An OCSP response that must not be stapled, or that cannot be made.
+
+    `reason` is a sentence for the operator; `kind` lets the caller tell the refusals apart
+    (a revoked certificate asks for another answer than a stale file).
+    """
+
+    def __init__(self, kind: Refusal, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind = kind
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason

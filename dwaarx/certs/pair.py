@@ -1,0 +1,205 @@
+"""A private key with its certificate and chain, as read from PEM."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import attrs
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from dwaarx.certs.errors import CertificateError
+from dwaarx.certs.storage import read_file, reason_of
+from dwaarx.tls.policy import PrivateKey
+
+# Shorter keys are refused by browsers, and by OpenSSL at its default security level 2 (112 bits).
+MIN_RSA_BITS = 2048
+_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+_ACCEPTED = f"RSA of at least {MIN_RSA_BITS} bits, ECDSA P-256, P-384 or P-521, or Ed25519"
+
+# What cryptography raises for a certificate that is not as it should be.
+_PARSE_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension)
+
+
+@attrs.frozen(slots=False)  # slots would leave no room for the cached properties
+class KeyPair:
+    """A key, its certificate, and the chain above it: each issued the one before.
+
+    The chain is without the leaf, and ends where the file that it was read from ends it: at a
+    root, or below.
+    """
+
+    certificate: x509.Certificate
+    chain: tuple[x509.Certificate, ...]
+    key: PrivateKey
+
+    @property
+    def issuer(self) -> x509.Certificate | None:
+        """The certificate that issued the leaf; None if the chain does not hold it."""
+        return self.chain[0] if self.chain else None
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The DNS names and IP addresses of the subjectAltName, in its order."""
+        try:
+            extension = self.certificate.extensions.get_extension_for_class(
+                x509.SubjectAlternativeName
+            )
+        except x509.ExtensionNotFound:
+            return ()
+        return tuple(
+            str(name.value)
+            for name in extension.value
+            if isinstance(name, x509.DNSName | x509.IPAddress)
+        )
+
+    @cached_property
+    def must_staple(self) -> bool:
+        """Whether the certificate demands a staple (RFC 7633, status_request)."""
+        try:
+            extension = self.certificate.extensions.get_extension_for_class(x509.TLSFeature)
+        except x509.ExtensionNotFound:
+            return False
+        return x509.TLSFeatureType.status_request in extension.value
+
+    @property
+    def key_type(self) -> str:
+        """RSA, ECDSA or Ed25519: OpenSSL keeps one certificate of each in a context."""
+        return key_name(self.key).partition(" ")[0]
+
+    def pem(self) -> bytes:
+        """Return key and chain in one file, so that they can never mismatch."""
+        key = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        certificates = (self.certificate, *self.chain)
+        return key + b"".join(each.public_bytes(Encoding.PEM) for each in certificates)
+
+
+def key_name(key: PrivateKey) -> str:
+    """Return the key's kind for people: "RSA 2048", "ECDSA P-256", "Ed25519"."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return f"RSA {key.key_size}"
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return f"ECDSA {_CURVES[key.curve.name]}"
+    return "Ed25519"
+
+
+def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether `issuer` signed `certificate`: the names and the signature say so."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (*_PARSE_ERRORS, InvalidSignature):
+        return False
+    return True
+
+
+def load_pair(certificate: Path, key: Path) -> KeyPair:
+    """Read a chain (PEM, leaf first) and its key (PEM: PKCS #8, PKCS #1 or SEC 1).
+
+    Both may be in one file. The certificates above the leaf may stand in any order; those that
+    are not on its path are left out. Raises CertificateError with the path of the file at fault.
+    """
+    leaf, *others = load_certificates(certificate)
+    private = load_key(key)
+    if not keys_match(private, leaf):
+        if any(keys_match(private, other) for other in others):
+            raise CertificateError(
+                certificate, f"the certificate of {key} is not the first one: put it first"
+            )
+        raise CertificateError(key, f"is not the key of the certificate in {certificate}")
+    pair = KeyPair(leaf, _path(leaf, others), private)
+    try:
+        # Read here, so that what is wrong in an extension is known before it is served.
+        _ = pair.names, pair.must_staple
+    except _PARSE_ERRORS as error:
+        raise CertificateError(certificate, f"has an extension that is wrong: {error}") from error
+    return pair
+
+
+def load_certificates(path: Path) -> list[x509.Certificate]:
+    """Read the certificates of a PEM file, at least one; raises CertificateError."""
+    data = _read(path)
+    if b"-----BEGIN " not in data:
+        raise CertificateError(path, "holds no PEM certificate" if data else "is empty")
+    try:
+        return x509.load_pem_x509_certificates(data)
+    except _PARSE_ERRORS as error:
+        raise CertificateError(path, f"holds no usable PEM certificate: {error}") from error
+
+
+def load_key(path: Path) -> PrivateKey:
+    """Read the first private key of a PEM file; raises CertificateError."""
+    data = _read(path)
+    if b"-----BEGIN " not in data:
+        raise CertificateError(path, "holds no PEM key" if data else "is empty")
+    try:
+        key = load_pem_private_key(data, password=None)
+    except TypeError as error:
+        raise CertificateError(
+            path, "is encrypted: write it without a passphrase (openssl pkey -in KEY -out NEW)"
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CertificateError(path, f"holds no usable PEM key: {_first_line(error)}") from error
+    if isinstance(key, rsa.RSAPrivateKey):
+        if key.key_size < MIN_RSA_BITS:
+            raise CertificateError(
+                path, f"is an RSA key of {key.key_size} bits, accepted is {_ACCEPTED}"
+            )
+        return key
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        if key.curve.name not in _CURVES:
+            raise CertificateError(
+                path, f"is a key on the curve {key.curve.name}, accepted is {_ACCEPTED}"
+            )
+        return key
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key
+    raise CertificateError(path, f"is a key of another type, accepted is {_ACCEPTED}")
+
+
+def keys_match(key: PrivateKey, certificate: x509.Certificate) -> bool:
+    """Whether `key` is the private half of the certificate's public key."""
+    try:
+        return _spki(key.public_key()) == _spki(certificate.public_key())
+    except (ValueError, UnsupportedAlgorithm):
+        return False  # a certificate with a key that cannot be read has another key
+
+
+def _spki(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _path(leaf: x509.Certificate, others: list[x509.Certificate]) -> tuple[x509.Certificate, ...]:
+    """Follow the issuers upwards; each certificate is used once, so cross-signs end too."""
+    path: list[x509.Certificate] = []
+    left = [other for other in others if other != leaf]
+    below = leaf
+    while not issued_by(below, below):
+        above = next((other for other in left if issued_by(below, other)), None)
+        if above is None:
+            break
+        left.remove(above)
+        path.append(above)
+        below = above
+    return tuple(path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise CertificateError(path, f"cannot be read: {reason_of(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first sentence: OpenSSL's errors go on for lines."""
+    return str(error).partition("\n")[0].partition("(")[0].strip().rstrip(".")

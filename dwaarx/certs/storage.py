@@ -1,0 +1,101 @@
+"""Files that are whole or absent: bounded reads, atomic writes, and the storage folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path, PurePosixPath
+from secrets import token_hex
+
+# A chain of RSA 4096 certificates is about 10 KiB, a CA bundle of the web 250 KiB; the limit
+# only keeps a wrong path (a log file, /dev/zero) from filling the memory.
+MAX_FILE = 1 << 20
+
+
+class FileTooLargeError(OSError):
+    """The file holds more than the reader is willing to take."""
+
+
+def reason_of(error: OSError) -> str:
+    """Say what an OSError means, without the path and errno that `str` adds."""
+    return error.strerror or str(error)
+
+
+def read_file(path: Path, limit: int = MAX_FILE) -> bytes:
+    """Return the contents of a file of at most `limit` bytes; raises OSError.
+
+    Opened without blocking: a path that names a FIFO must not stop the service.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(limit + 1) or b""
+    if len(data) > limit:
+        raise FileTooLargeError(f"is larger than {limit} bytes")
+    return data
+
+
+def write_atomic(path: Path, data: bytes, mode: int) -> None:
+    """Write a file so that a reader, and a crash, see the old contents or the new, nothing else.
+
+    The file gets exactly `mode`, whatever the umask; a symbolic link at `path` is replaced, not
+    followed. Raises OSError, and then leaves what was there: also if `path` names something
+    that is no regular file (renaming over /dev/null would break the machine).
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(0, "is not a regular file")
+    # In the same folder, because only within a file system is rename atomic.
+    temporary = path.with_name(f".{path.name[:64]}.{token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in this folder outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Storage:
+    """The folder that dwaarx keeps its own files in; made with mode 0700, as are its folders.
+
+    Names are relative POSIX paths ("internal/root.pem"). A folder that exists already keeps the
+    mode its owner gave it: each file with a key is 0600 by itself.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Make the folder if need be; raises OSError."""
+        self.root = root
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def path(self, name: str) -> Path:
+        """Return where `name` is kept; raises ValueError for a name that leaves the storage."""
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or not pure.parts or ".." in pure.parts:
+            raise ValueError(f"{name!r} is not a name within the storage")
+        return self.root / pure
+
+    def read(self, name: str) -> bytes:
+        """Return a file's contents; raises FileNotFoundError, or another OSError."""
+        return read_file(self.path(name))
+
+    def write(self, name: str, data: bytes, mode: int = 0o600) -> None:
+        """Write a file atomically, making its folder if need be; raises OSError."""
+        path = self.path(name)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(path, data, mode)
