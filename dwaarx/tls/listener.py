@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterable
 from ipaddress import IPv6Address
-from typing import Protocol as Interface
 from typing import Any, cast
+from typing import Protocol as Interface
 
 import attrs
 from OpenSSL import SSL
@@ -30,6 +30,7 @@ from zope.interface import implementer
 
 from dwaarx.deadline import Deadline
 from dwaarx.tls.names import NameTable, normal_name
+from dwaarx.tls.sockets import BACKLOG
 
 _log = Logger()
 
@@ -124,6 +125,7 @@ class Listener:
         self.protocols: tuple[bytes, ...] = ()
         self._endpoints: NameTable[Endpoint] | None = None
         self._port: IListeningPort | None = None
+        self._socket: socket.socket | None = None
 
     def set_endpoints(self, entries: Iterable[tuple[str, Endpoint]]) -> None:
         """Serve these names from now on; see `NameTable` for how a name finds its entry."""
@@ -145,10 +147,10 @@ class Listener:
     def listen(self, reactor: IReactorSocket, sock: socket.socket) -> None:
         """Accept on a listening socket, which this takes over."""
         factory = _PlainFactory(self) if self.base is None else _tls_factory(self)
-        with sock:  # the reactor holds a duplicate
-            self._port = reactor.adoptStreamPort(
-                sock.fileno(), sock.family, cast("ServerFactory[Any]", factory)
-            )
+        self._socket = sock  # the reactor holds a duplicate
+        self._port = reactor.adoptStreamPort(
+            sock.fileno(), sock.family, cast("ServerFactory[Any]", factory)
+        )
 
     @property
     def local(self) -> tuple[str, int]:
@@ -156,11 +158,32 @@ class Listener:
         assert self._port is not None
         return textual(self._port.getHost())
 
+    def yield_address(self) -> None:
+        """Listen no more at once, so that another socket can take the address in this very turn.
+
+        On Linux a listening socket that was shut down is only bound, which is no hindrance to
+        others with SO_REUSEADDR; `reclaim_address` makes it listen again.
+        """
+        if self._socket is not None:
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def reclaim_address(self) -> None:
+        """Listen again after `yield_address`."""
+        if self._socket is not None:
+            self._socket.listen(BACKLOG)
+
+    @property
+    def open(self) -> int:
+        """How many connections are open, those still shaking hands included."""
+        return len(self.transports) + len(self.plain)
+
     def stop(self) -> Deferred[None]:
         """Accept no more; what has been accepted goes on. Fires when the socket is closed."""
         port, self._port = self._port, None
         if port is None:
             return succeed(None)
+        if self._socket is not None:
+            self._socket.close()
         stopped = port.stopListening()
         return succeed(None) if stopped is None else stopped
 

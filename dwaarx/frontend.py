@@ -1,0 +1,291 @@
+"""The running service: listeners, sites, forwarder and certificate manager, applied from a Config.
+
+A Config is applied in two halves. The first prepares all that can fail: certificates are loaded
+and addresses bound; if any of it fails, nothing has changed. The second puts it in place and
+cannot fail. The start, a reload and each addition on the console all go this one way.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from dwaarx.certs.manager import CertificateManager
+from dwaarx.certs.storage import Storage
+from dwaarx.config import load
+from dwaarx.config.model import (
+    Address,
+    CertificateFiles,
+    CertificateSource,
+    Config,
+    DnsOverHttps,
+    Handle,
+    Location,
+    ReverseProxy,
+    Route,
+    Site,
+    SiteAddress,
+)
+from dwaarx.dns.doh import DohHandler
+from dwaarx.dns.forwarder import Forwarder
+from dwaarx.http.exchange import Handler
+from dwaarx.http.proxy import ReverseProxyHandler
+from dwaarx.http.site import compile_site
+from dwaarx.http.upstream import UpstreamPools
+from dwaarx.listening import BindStatus, RunningListener
+from dwaarx.plan import CONSOLE, ListenerPlan, make_plan
+from dwaarx.reactor import Reactor
+from dwaarx.tls.policy import base_context
+from dwaarx.tls.sockets import BindError, bind_stream
+
+_log = Logger()
+
+# How often a stop looks whether all has been drained, in seconds.
+DRAIN_LOOK = 0.05
+
+
+class FrontendError(Exception):
+    """What was asked cannot be done as things are; the message says why."""
+
+
+class Frontend(MultiService):
+    """The service that runs a Dwaarfile.
+
+    Children are the certificate manager and whatever else the maker adds (the console). Every
+    method that changes something either does all of it, or raises and has changed nothing:
+    `ConfigError` and `PlanError` with places, `CertificateErrors` with files, `BindError` with
+    the address, `FrontendError` else.
+    """
+
+    def __init__(self, config: Config, reactor: Reactor) -> None:
+        MultiService.__init__(self)
+        self.config = config
+        self.storage = Storage(config.storage)
+        self.manager = CertificateManager(self.storage, reactor)
+        self.manager.setServiceParent(self)
+        self.forwarder = Forwarder(reactor)
+        # Called with the Config after each one that has been put in place.
+        self.applied: list[Callable[[Config], None]] = []
+        self._reactor = reactor
+        self._base = base_context()
+        self._pools = UpstreamPools(reactor)
+        self._doh = DohHandler(self.forwarder)
+        self._additions: tuple[Site, ...] = ()
+        self._listeners: dict[Address, RunningListener] = {}
+        self._retired: list[RunningListener] = []
+        self._handlers: dict[Site, Handler] = {}
+
+    # --- life ---------------------------------------------------------------
+
+    def privilegedStartService(self) -> None:
+        """Put the first Config in place, while ports below 1024 may still be bound."""
+        self._apply(self.config, ())
+        MultiService.privilegedStartService(self)
+
+    def stopService(self) -> Deferred[object]:
+        """Accept no more, let what is in progress finish within `timeouts.drain`, then stop."""
+        running = [*self._listeners.values(), *self._retired]
+        stopped: list[Deferred[None]] = [listener.stop() for listener in running]
+        for listener in running:
+            listener.drain()
+        drained = self._drained(running)
+        drained.addCallback(lambda _: gatherResults(stopped))
+        drained.addCallback(lambda _: self._close())
+        drained.addCallback(lambda _: MultiService.stopService(self))
+        return drained
+
+    def _drained(self, running: Sequence[RunningListener]) -> Deferred[object]:
+        """Wait until all connections are gone, or time is up: then drop those left."""
+        until = self._reactor.seconds() + self.config.timeouts.drain
+
+        def look() -> None:
+            if not any(listener.connections for listener in running):
+                looking.stop()
+            elif self._reactor.seconds() >= until:
+                _log.warn(
+                    "{count} connections were still open after the drain time: dropped",
+                    count=sum(listener.connections for listener in running),
+                )
+                for listener in running:
+                    listener.abort()
+                looking.stop()
+
+        looking = LoopingCall(look)
+        looking.clock = self._reactor
+        waiting: Deferred[object] = looking.start(DRAIN_LOOK)
+        return waiting
+
+    def _close(self) -> None:
+        self._pools.close()
+        self.forwarder.stop()
+
+    # --- changes ------------------------------------------------------------
+
+    def reload(self) -> str:
+        """Read the Dwaarfile again and put it in place; returns what changed."""
+        config = load(self.config.file)
+        if config.storage != self.config.storage:
+            raise FrontendError(
+                f"storage cannot change from {self.config.storage} to {config.storage} "
+                "while dwaarx runs: restart it"
+            )
+        return self._apply(config, self._additions)
+
+    def add_tls_local(self, address: Address, sources: tuple[CertificateFiles, ...]) -> str:
+        """Listen for DNS over TLS on one more address, for as long as the process lives."""
+        return self._add(
+            address,
+            Site((), (), sources, dns_over_tls=(address,), location=Location(CONSOLE, 1, 1)),
+        )
+
+    def add_doh_local(
+        self, address: Address, sources: tuple[CertificateFiles, ...], paths: tuple[str, ...]
+    ) -> str:
+        """Listen for DNS over HTTPS on one more address, for as long as the process lives."""
+        return self._add(
+            address,
+            Site(
+                (SiteAddress("", address.port),),
+                (DnsOverHttps(paths),),
+                sources,
+                bind=(address.host,),
+                location=Location(CONSOLE, 1, 1),
+            ),
+        )
+
+    def _add(self, address: Address, site: Site) -> str:
+        taken = self._listeners.get(address)
+        if taken is not None and taken.plan.origin != CONSOLE:
+            raise FrontendError(f"{address} is already a listener of the Dwaarfile")
+        return self._apply(self.config, (*self._additions, site))
+
+    def _apply(self, config: Config, additions: tuple[Site, ...]) -> str:
+        plan = make_plan(config, additions)
+        identities = self.manager.acquire(_sources(plan))
+        try:
+            sockets = self._bind(plan)
+        except BindError:
+            self.manager.retain(_sources(self._plan()))
+            raise
+        # From here on nothing fails.
+        before = self._listeners
+        kept = self._kept(plan)
+        known, self._handlers = self._handlers, {}
+        self._listeners = {
+            address: kept.get(address)
+            or RunningListener(each, self._reactor, self._base, self.forwarder)
+            for address, each in plan.items()
+        }
+        for address, listener in self._listeners.items():
+            listener.update(
+                plan[address],
+                config.timeouts,
+                identities,
+                lambda site: self._handler(site, known),
+            )
+            if address in sockets:
+                listener.listen(self._reactor, sockets[address])
+        for address, listener in before.items():
+            if address not in kept:
+                self._retire(listener)
+        self.config = config
+        self._additions = additions
+        self.forwarder.configure(config.resolvers)
+        self._pools.retain(_upstreams(config.sites))
+        self.manager.retain(_sources(plan))
+        for hook in self.applied:
+            hook(config)
+        changes = [f"{len(config.sites)} sites", f"{len(plan)} listeners"]
+        changes += [f"now listening on {address}" for address in plan if address not in before]
+        changes += [
+            f"no longer listening on {address}" for address in before if address not in plan
+        ]
+        return ", ".join(changes)
+
+    def _kept(self, plan: dict[Address, ListenerPlan]) -> dict[Address, RunningListener]:
+        """Return the listeners that go on with this plan: same address, still (or not) TLS."""
+        return {
+            address: listener
+            for address, listener in self._listeners.items()
+            if address in plan and plan[address].tls is listener.plan.tls
+        }
+
+    def _bind(self, plan: dict[Address, ListenerPlan]) -> dict[Address, socket.socket]:
+        """Bind the addresses that are new; either all of them, or none.
+
+        One that is about to be given up gives way, so that a port can go from one address to
+        every address (or back), and from plain HTTP to TLS.
+        """
+        kept = self._kept(plan)
+        new = [address for address in plan if address not in kept]
+        ports = {address.port for address in new}
+        giving_way = [
+            listener
+            for address, listener in self._listeners.items()
+            if address not in kept and address.port in ports
+        ]
+        sockets: dict[Address, socket.socket] = {}
+        for listener in giving_way:
+            listener.yield_address()
+        try:
+            for address in new:
+                sockets[address] = bind_stream(address.host, address.port)
+        except BindError:
+            for sock in sockets.values():
+                sock.close()
+            for listener in giving_way:
+                listener.reclaim_address()
+            raise
+        return sockets
+
+    def _retire(self, listener: RunningListener) -> None:
+        """Stop a listener that the plan no longer has; its connections finish what they do."""
+        listener.stop()
+        listener.drain()
+        self._retired = [each for each in self._retired if each.connections]
+        self._retired.append(listener)
+
+    # --- parts --------------------------------------------------------------
+
+    def _handler(self, site: Site, old: dict[Site, Handler]) -> Handler:
+        """Return a site's handler; a site that has not changed keeps the one it had."""
+        handler = self._handlers.get(site) or old.get(site) or compile_site(site, self)
+        self._handlers[site] = handler
+        return handler
+
+    def reverse_proxy(self, config: ReverseProxy) -> Handler:
+        """Make the handler of a `reverse_proxy` directive."""
+        return ReverseProxyHandler(config, self._pools)
+
+    def doh(self, config: DnsOverHttps) -> Handler:
+        """Return the handler of DNS over HTTPS."""
+        return self._doh
+
+    def _plan(self) -> dict[Address, ListenerPlan]:
+        return {address: listener.plan for address, listener in self._listeners.items()}
+
+    # --- what runs ----------------------------------------------------------
+
+    def binds(self) -> list[BindStatus]:
+        """Say what listens."""
+        return [self._listeners[address].status() for address in sorted(self._listeners)]
+
+
+def _sources(plan: dict[Address, ListenerPlan]) -> list[CertificateSource]:
+    return list(dict.fromkeys(served.source for each in plan.values() for served in each.names))
+
+
+def _upstreams(sites: Sequence[Site]) -> set[Address]:
+    def walk(routes: Sequence[Route]) -> Iterator[Address]:
+        for route in routes:
+            if isinstance(route, ReverseProxy):
+                yield from route.upstreams
+            elif isinstance(route, Handle):
+                yield from walk(route.routes)
+
+    return {address for site in sites for address in walk(site.routes)}

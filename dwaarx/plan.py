@@ -1,0 +1,167 @@
+"""What listens where: worked out from the sites, before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from dwaarx.config.errors import Problem
+from dwaarx.config.model import Address, CertificateSource, Config, Location, Site
+
+HTTP_PROTOCOLS = (b"h2", b"http/1.1")
+DOT_PROTOCOL = b"dot"
+
+# Who asked for a listener, as showBinds() says it; a site added live has CONSOLE as its file.
+DWAARFILE = "Dwaarfile"
+CONSOLE = "console"
+
+
+class PlanError(Exception):
+    """The sites do not go together: each problem with its place."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+@attrs.frozen
+class ServedName:
+    """One name of a TLS listener: its certificate, and the ALPN names that it offers."""
+
+    name: str
+    source: CertificateSource
+    protocols: tuple[bytes, ...]
+
+
+@attrs.frozen
+class ServedSite:
+    """One host of an HTTP listener and the site that answers for it.
+
+    `redirect` is the HTTPS port to send clients to; None where the site itself answers.
+    """
+
+    host: str
+    site: Site
+    redirect: int | None = None
+
+
+@attrs.frozen
+class ListenerPlan:
+    """One listening address: with TLS, `names` is not empty; `sites` is empty for DoT alone."""
+
+    address: Address
+    tls: bool
+    names: tuple[ServedName, ...]
+    sites: tuple[ServedSite, ...]
+    dot: bool
+    origin: str = DWAARFILE
+
+
+@attrs.define
+class _Draft:
+    """A listener's plan while sites are added to it."""
+
+    address: Address
+    tls: bool
+    origin: str
+    names: dict[tuple[str, CertificateSource], list[bytes]] = attrs.Factory(dict)
+    sites: dict[str, ServedSite] = attrs.Factory(dict)
+    dot: bool = False
+
+    def finished(self) -> ListenerPlan:
+        names = tuple(
+            ServedName(name, source, tuple(dict.fromkeys(protocols)))
+            for (name, source), protocols in self.names.items()
+        )
+        sites = tuple(self.sites.values())
+        return ListenerPlan(self.address, self.tls, names, sites, self.dot, self.origin)
+
+
+class _Planner:
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.drafts: dict[Address, _Draft] = {}
+        self.problems: list[Problem] = []
+
+    def draft(self, address: Address, site: Site, *, tls: bool) -> _Draft | None:
+        live = site.location is not None and site.location.file == CONSOLE
+        origin = CONSOLE if live else DWAARFILE
+        draft = self.drafts.setdefault(address, _Draft(address, tls, origin))
+        if draft.tls is not tls:
+            words = ("plain HTTP", "TLS") if tls else ("TLS", "plain HTTP")
+            self.problem(site, f"{address} already serves {words[0]}: it cannot serve {words[1]}")
+            return None
+        return draft
+
+    def problem(self, site: Site, message: str) -> None:
+        location = site.location or Location(self.config.file, 1, 1)
+        self.problems.append(Problem(location, message))
+
+    def binds(self, site: Site) -> Sequence[str]:
+        return site.bind or self.config.bind or ("",)
+
+    def add(self, site: Site) -> None:
+        """Add a site's own listeners, not the redirects to it."""
+        for at in site.addresses:
+            for host in self.binds(site):
+                address = Address(host, at.port)
+                draft = self.draft(address, site, tls=at.tls)
+                if draft is None:
+                    continue
+                if at.host in draft.sites:
+                    self.problem(site, f"{at.host or 'any host'} is already served on {address}")
+                    continue
+                draft.sites[at.host] = ServedSite(at.host, site)
+                if at.tls:
+                    self.name(draft, at.host, site, HTTP_PROTOCOLS)
+        for address in site.dns_over_tls:
+            draft = self.draft(address, site, tls=True)
+            if draft is None:
+                continue
+            draft.dot = True
+            # A site without names of its own (made on the console) serves every name.
+            for name in {at.host: None for at in site.addresses if at.tls} or ("",):
+                self.name(draft, name, site, (DOT_PROTOCOL,))
+
+    def name(self, draft: _Draft, name: str, site: Site, protocols: tuple[bytes, ...]) -> None:
+        assert site.certificate is not None
+        others = {source for known, source in draft.names if known == name}
+        if others - {site.certificate}:
+            self.problem(
+                site,
+                f"{name or 'any name'} already has another certificate on {draft.address}",
+            )
+            return
+        draft.names.setdefault((name, site.certificate), []).extend(protocols)
+
+    def redirects(self, site: Site) -> None:
+        """Let the plain HTTP port send clients to a site's HTTPS addresses."""
+        for at in site.addresses:
+            if not at.tls:
+                continue
+            for host in self.binds(site):
+                address = Address(host, self.config.http_port)
+                draft = self.drafts.setdefault(address, _Draft(address, False, DWAARFILE))
+                if draft.tls:
+                    self.problem(site, f"http_port: {address} serves TLS: set it to 0 or another")
+                    return
+                # What a site serves there itself comes first; so does the first port named.
+                draft.sites.setdefault(at.host, ServedSite(at.host, site, redirect=at.port))
+
+
+def make_plan(config: Config, additions: Sequence[Site] = ()) -> dict[Address, ListenerPlan]:
+    """Work out the listeners for a Dwaarfile's sites and for those added on the console.
+
+    Raises PlanError when two sites want the same name on the same address, or TLS and plain HTTP
+    on one.
+    """
+    planner = _Planner(config)
+    for site in (*config.sites, *additions):
+        planner.add(site)
+    if config.http_port and config.redirect_http:
+        for site in config.sites:
+            planner.redirects(site)
+    if planner.problems:
+        raise PlanError(planner.problems)
+    return {address: draft.finished() for address, draft in planner.drafts.items()}

@@ -1,0 +1,114 @@
+"""What `twistd dwaarx` runs: the options, and the service made from the Dwaarfile they name."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import ClassVar, cast
+
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python import usage
+
+from dwaarx import __version__
+from dwaarx.certs.errors import CertificateErrors
+from dwaarx.config import default_path, load
+from dwaarx.config.errors import ConfigError
+from dwaarx.config.model import Config, Console
+from dwaarx.console.functions import Console as ConsoleFunctions
+from dwaarx.console.server import console_service
+from dwaarx.frontend import Frontend, FrontendError
+from dwaarx.plan import PlanError
+from dwaarx.reactor import Reactor
+from dwaarx.tls.sockets import BindError
+
+_log = Logger()
+
+# What a Dwaarfile, or the machine it meets, can be at fault for; said without a traceback.
+OPERATOR_ERRORS = (ConfigError, PlanError, CertificateErrors, BindError, FrontendError, OSError)
+
+
+class Options(usage.Options):
+    """The command line of `twistd dwaarx`."""
+
+    synopsis = "[--config FILE]"
+    longdesc = "Serve HTTPS, DNS over TLS and DNS over HTTPS as a Dwaarfile says."
+    optParameters: ClassVar = [
+        ["config", "c", None, "The Dwaarfile; default: ./Dwaarfile, then /etc/dwaarx/Dwaarfile."],
+    ]
+
+    def opt_version(self) -> None:
+        """Show dwaarx's version and exit."""
+        raise SystemExit(f"dwaarx {__version__}")
+
+
+class DwaarxService(MultiService):
+    """The frontend, its console, and SIGHUP."""
+
+    def __init__(self, config: Config, reactor: Reactor) -> None:
+        MultiService.__init__(self)
+        self.frontend = Frontend(config, reactor)
+        self.frontend.setServiceParent(self)
+        self.frontend.applied.append(self._console_changed)
+        self._reactor = reactor
+        self._console: IService | None = None
+        self._console_config: Console | None = None
+
+    def privilegedStartService(self) -> None:
+        """Start, or end the process with the reason in one line."""
+        try:
+            MultiService.privilegedStartService(self)
+        except OPERATOR_ERRORS as error:
+            raise SystemExit(f"dwaarx: {error}") from error
+
+    def startService(self) -> None:
+        """Serve, and read the Dwaarfile again at SIGHUP."""
+        MultiService.startService(self)
+        self._console_changed(self.frontend.config)
+        signal.signal(signal.SIGHUP, self._hangup)
+        _log.info("dwaarx {version} serves {file}", version=__version__, file=self._file)
+
+    def stopService(self) -> Deferred[object]:
+        """Stop serving; SIGHUP is ignored meanwhile."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        return cast("Deferred[object]", MultiService.stopService(self))
+
+    @property
+    def _file(self) -> str:
+        return self.frontend.config.file
+
+    def _hangup(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._reload)
+
+    def _reload(self) -> None:
+        try:
+            done = self.frontend.reload()
+        except OPERATOR_ERRORS as error:
+            _log.error("reload refused, nothing has changed: {error}", error=str(error))
+        else:
+            _log.info("reloaded {file}: {done}", file=self._file, done=done)
+
+    def _console_changed(self, config: Config) -> None:
+        """Open the console, or open it anew where the Dwaarfile now wants it."""
+        if not self.running or config.console == self._console_config:
+            return
+        self._console_config = config.console
+        if self._console is not None:
+            self._console.disownServiceParent()
+        functions = ConsoleFunctions(self.frontend)
+        self._console = console_service(
+            config.console, config.storage, functions.namespace(), self._reactor
+        )
+        self._console.setServiceParent(self)
+
+
+def makeService(options: Options) -> IService:
+    """Make the service; ends the process with the reason if the Dwaarfile is not sound."""
+    from twisted.internet import reactor
+
+    try:
+        config = load(options["config"] or default_path())
+        return DwaarxService(config, cast("Reactor", reactor))
+    except OPERATOR_ERRORS as error:
+        raise SystemExit(f"dwaarx: {error}") from error

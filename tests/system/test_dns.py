@@ -1,0 +1,272 @@
+"""DoT and DoH with real clients, in front of a real nsd."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.message
+import pytest
+
+from tests.system.peers import LONG_TXT, nsd, tcp_server
+from tests.system.processes import Service, free_port, run, serving
+
+
+@pytest.fixture(scope="module")
+def https_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def dot_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, https_port: int, dot_port: int
+) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("dns")
+    with nsd(folder) as upstream, serving(
+        folder,
+        f"""
+{{
+    http_port 0
+    bind 127.0.0.1 ::1
+    timeouts {{
+        read_header 1s
+    }}
+}}
+localhost:{https_port}, 127.0.0.1:{https_port} {{
+    tls internal
+    dns_over_https
+    dns_over_tls :{dot_port} :{https_port}
+    respond "a page"
+}}
+resolvers {{
+    to 127.0.0.1:{upstream}
+    record hello.test A 127.0.0.1
+    record hello.test TXT "a text"
+}}
+""",
+    ) as running:  # fmt: skip
+        yield running
+
+
+def kdig(service: Service, port: int, *words: str, host: str = "127.0.0.1") -> str:
+    return run("kdig", f"@{host}#{port}", f"+tls-ca={service.ca}", "+tls-hostname=localhost",
+               "+time=5", "+retry=0", *words)  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["+tls", "+https", "+https-get"])
+@pytest.mark.parametrize(
+    ("question", "answers"),
+    [
+        (("www.example.org", "A"), ["192.0.2.80"]),
+        (("www.example.org", "AAAA"), ["2001:db8::80"]),
+        (("alias.example.org", "A"), ["www.example.org.", "192.0.2.80"]),
+        (("hello.test", "A"), ["127.0.0.1"]),
+        (("hello.test", "TXT"), ['"a text"']),
+    ],
+)
+def test_kdig_gets_the_answers(
+    service: Service,
+    https_port: int,
+    dot_port: int,
+    way: str,
+    question: tuple[str, str],
+    answers: list[str],
+) -> None:
+    port = dot_port if way == "+tls" else https_port
+    assert kdig(service, port, way, "+short", *question).split("\n")[:-1] == answers
+
+
+def test_dot_shares_the_https_port_by_alpn(service: Service, https_port: int) -> None:
+    """kdig +tls offers ALPN dot, so it gets DNS where a browser gets HTTP."""
+    assert "127.0.0.1" in kdig(service, https_port, "+tls", "+short", "hello.test")
+    page = run("curl", "-sS", "--cacert", service.ca, f"https://localhost:{https_port}/")
+    assert page == "a page"
+
+
+def test_dot_over_ipv6(service: Service, dot_port: int) -> None:
+    assert "192.0.2.80" in kdig(service, dot_port, "+tls", "+short", "www.example.org", host="::1")
+
+
+@pytest.mark.parametrize("way", ["+tls", "+https", "+https-get"])
+def test_long_answer_comes_whole(
+    service: Service, https_port: int, dot_port: int, way: str
+) -> None:
+    """5,000 bytes do not fit into UDP: nsd says TC, and dwaarx goes on over TCP."""
+    port = dot_port if way == "+tls" else https_port
+    answer = kdig(service, port, way, "+short", "long.example.org", "TXT")
+    assert answer.strip() == LONG_TXT
+
+
+def test_nxdomain_carries_the_soa(service: Service, dot_port: int) -> None:
+    answer = kdig(service, dot_port, "+tls", "nothing.www.example.org", "A")
+    assert "status: NXDOMAIN" in answer
+    assert "SOA" in answer
+
+
+@pytest.mark.parametrize("kind", ["AXFR", "IXFR=1"])
+def test_transfers_are_refused(service: Service, dot_port: int, kind: str) -> None:
+    answer = run("kdig", f"@127.0.0.1#{dot_port}", "+tls", "+retry=0", "example.org", "-t", kind,
+                 check=False)  # fmt: skip
+    assert re.search(r"REFUSED|NOTIMP", answer), answer
+    assert "192.0.2.80" not in answer
+
+
+def test_curl_resolves_by_doh(service: Service, https_port: int) -> None:
+    """curl asks dwaarx for hello.test, gets 127.0.0.1, and is served there by dwaarx itself."""
+    page = run("curl", "-sS", "--cacert", service.ca, "--doh-cert-status",
+               "--doh-url", f"https://localhost:{https_port}/dns-query", "-k",
+               f"https://hello.test:{https_port}/", "-H", f"Host: localhost:{https_port}",
+               "-w", " by %{remote_ip}")  # fmt: skip
+    assert page == "a page by 127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["/dns-query"], "400"),
+        (["/dns-query?dns=!!!"], "400"),
+        (["/dns-query?dns=AAAA"], "400"),
+        (["/elsewhere-query", "-X", "POST", "-d", "x", "-H", "Content-Type: text/plain"], "200"),
+        (["/dns-query", "-d", "x", "-H", "Content-Type: text/plain"], "415"),
+        (["/dns-query", "-X", "PUT"], "405"),
+        (["/dns-query", "--data-binary", "@-", "-H", "Content-Type: application/dns-message"],
+         "413"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+def test_doh_refusals(
+    service: Service, https_port: int, words: list[str], status: str, version: str
+) -> None:
+    path, *options = words
+    answer = run("curl", "-sS", version, "--cacert", service.ca, "-o", "/dev/null", "-w",
+                 "%{http_code}", f"https://localhost:{https_port}{path}", *options,
+                 stdin="x" * 65_536)  # fmt: skip
+    assert answer == status
+
+
+class DotClient:
+    """A DoT client of our own, for what no program does."""
+
+    def __init__(self, service: Service, port: int) -> None:
+        context = ssl.create_default_context(cafile=str(service.ca))
+        context.set_alpn_protocols(["dot"])
+        raw = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.sock = context.wrap_socket(raw, server_hostname="localhost")
+
+    def receive(self) -> dns.message.Message:
+        (size,) = struct.unpack("!H", self._exactly(2))
+        return dns.message.from_wire(self._exactly(size))
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = self.sock.recv(size - len(data))
+            assert piece, "closed too early"
+            data += piece
+        return data
+
+
+def framed(name: str, number: int) -> bytes:
+    query = dns.message.make_query(name, "A", id=number).to_wire()
+    return struct.pack("!H", len(query)) + query
+
+
+def test_hundred_pipelined_queries(service: Service, dot_port: int) -> None:
+    client = DotClient(service, dot_port)
+    names = [f"name{number}.example.org" for number in range(100)]
+    client.sock.sendall(b"".join(framed(name, number) for number, name in enumerate(names)))
+    answers = {answer.id: answer for answer in (client.receive() for _ in names)}
+    assert sorted(answers) == list(range(100))
+    for number, name in enumerate(names):
+        assert str(answers[number].question[0].name) == f"{name}."
+        assert "192.0.2.99" in str(answers[number].answer[0])
+
+
+def test_half_a_length_prefix_is_timed_out(service: Service, dot_port: int) -> None:
+    client = DotClient(service, dot_port)
+    client.sock.sendall(framed("hello.test", 7) + b"\x00")
+    assert client.receive().id == 7
+    begin = time.monotonic()
+    assert client.sock.recv(1) == b""
+    assert time.monotonic() - begin < 10
+
+
+def test_garbage_closes_and_the_service_goes_on(service: Service, dot_port: int) -> None:
+    client = DotClient(service, dot_port)
+    client.sock.sendall(b"\x00\x05hello")
+    assert client.sock.recv(1) == b""
+    assert "127.0.0.1" in kdig(service, dot_port, "+tls", "+short", "hello.test")
+
+
+def test_slow_answer_holds_up_no_other(tmp_path: Path) -> None:
+    """An upstream that answers slow.test late, over TCP: the others overtake it."""
+
+    def answer(sock: socket.socket) -> None:
+        held = b""
+        while True:
+            size = sock.recv(2, socket.MSG_WAITALL)
+            if not size:
+                return
+            query = dns.message.from_wire(sock.recv(struct.unpack("!H", size)[0],
+                                                    socket.MSG_WAITALL))  # fmt: skip
+            response = dns.message.make_response(query)
+            wire = response.to_wire()
+            framed_answer = struct.pack("!H", len(wire)) + wire
+            if str(query.question[0].name).startswith("slow"):
+                held = framed_answer
+            else:
+                sock.sendall(framed_answer)
+            if str(query.question[0].name).startswith("last"):
+                sock.sendall(held)
+
+    port = free_port()
+    with tcp_server(answer) as upstream, serving(
+        tmp_path,
+        f"""
+localhost:{free_port()} {{
+    bind 127.0.0.1
+    tls internal
+    dns_over_tls 127.0.0.1:{port}
+}}
+resolvers {{
+    to tcp://127.0.0.1:{upstream}
+}}
+""",
+    ) as service:  # fmt: skip
+        client = DotClient(service, port)
+        client.sock.sendall(framed("slow.test", 1))
+        for number in range(2, 50):
+            client.sock.sendall(framed("quick.test", number))
+        client.sock.sendall(framed("last.test", 50))
+        assert sorted(client.receive().id for _ in range(49)) == list(range(2, 51))
+        assert client.receive().id == 1
+
+
+def test_no_upstream_is_an_extended_error(tmp_path: Path) -> None:
+    port = free_port()
+    with serving(
+        tmp_path,
+        f"""
+localhost:{free_port()} {{
+    bind 127.0.0.1
+    tls internal
+    dns_over_tls 127.0.0.1:{port}
+}}
+resolvers {{
+    to 127.0.0.1:{free_port()} tcp://127.0.0.1:{free_port()}
+}}
+""",
+    ) as service:
+        answer = kdig(service, port, "+tls", "+edns", "www.example.org")
+        assert "status: SERVFAIL" in answer
+        assert re.search(r"EDE.*2[23]", answer), answer
