@@ -92,14 +92,14 @@ def evaluate(source: str, namespace: dict[str, object]) -> Evaluation:
     return Evaluation(None, output.getvalue(), describe(error, namespace))
 
 
-def show(value: object) -> Evaluation:
-    """Turn a value into its text: `value` is a str, or None for None, or `error` is set."""
+def show(value: object) -> tuple[str | None, str | None]:
+    """Give a value's text (None for None) and None, or None and the error that its repr raised."""
     if value is None:
-        return Evaluation()
+        return None, None
     with Attempt() as attempt:
-        return Evaluation(repr(value))
+        return repr(value), None
     assert attempt.error is not None
-    return Evaluation(error=describe(attempt.error))
+    return None, describe(attempt.error)
 
 
 def describe(error: BaseException, names: Iterable[str] = ()) -> str:

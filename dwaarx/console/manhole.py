@@ -86,6 +86,11 @@ class Terminal(ServerProtocol):
         else:
             self._gathered.append(encoded)
 
+    def resize(self, width: int, height: int) -> None:
+        """Take a new size of the window."""
+        if self.terminalProtocol is not None:
+            self.terminalProtocol.terminalSize(width, height)
+
     def loseConnection(self) -> None:
         """Write what is gathered and close."""
         self._flush()
