@@ -80,7 +80,7 @@ class ChunkedDecoder:
             if self._state == _DATA:
                 end = at + self._left
                 if end > size:
-                    pieces.append(data[at:] if at else data)
+                    pieces.append(data[at:])
                     self._left = end - size
                     return None
                 pieces.append(data[at:end])

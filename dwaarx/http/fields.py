@@ -21,6 +21,8 @@ _is_token = re.compile(TCHAR + rb"+").fullmatch
 #   field-content = field-vchar [ 1*( SP / HTAB / field-vchar ) field-vchar ]
 VCHAR = rb"[\x21-\x7e\x80-\xff]"
 VALUE_CHAR = rb"[\t\x20-\x7e\x80-\xff]"
+# The same as a table, for bytes.translate: what is left after these are deleted is forbidden.
+VALUE_CHARS = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 _is_value = re.compile(rb"(?:" + VCHAR + rb"(?:" + VALUE_CHAR + rb"*" + VCHAR + rb")?)?").fullmatch
 
 # RFC 9112 3.2.1: origin-form = absolute-path [ "?" query ] ; 3.2.4: asterisk-form = "*"

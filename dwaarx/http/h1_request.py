@@ -42,7 +42,7 @@ _head = re.compile(_REQUEST_LINE + rb"(" + FIELD_LINES + rb")\r\n").match
 
 # RFC 9112 3.2.2: absolute-form, of which the scheme is not looked at: the connection has it
 _absolute_form = re.compile(
-    rb"https?://([^/?#]++)(/?(?:\?|(?<=/))" + TARGET_CHAR + rb"*+)?", re.IGNORECASE
+    rb"https?://([^/?#]++)([/?]" + TARGET_CHAR + rb"*+)?", re.IGNORECASE
 ).fullmatch
 
 _bare_lf = re.compile(rb"(?<!\r)\n").search
