@@ -1,0 +1,67 @@
+"""Timeouts of one length for thousands of waiters, by one DelayedCall."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+
+class Waiter(Protocol):
+    """What waits; `deadline` is when its wait ends, None while it does not wait."""
+
+    deadline: float | None
+
+    def timed_out(self) -> None:
+        """Hear that the deadline has passed; must not raise."""
+
+
+class Expiry:
+    """Tells waiters that their time is up, in the order in which they came.
+
+    All wait equally long, so a queue is sorted by itself; one that no longer waits, or waits
+    anew, is passed over when its place comes up.
+    """
+
+    __slots__ = ("_call", "_clock", "_queue", "_seconds")
+
+    def __init__(self, clock: IReactorTime, seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._queue: deque[tuple[float, Waiter]] = deque()
+        self._call: IDelayedCall | None = None
+
+    def add(self, waiter: Waiter, now: float) -> None:
+        """Let a waiter wait from now on, instead of whatever it waited for before."""
+        waiter.deadline = deadline = now + self._seconds
+        self._queue.append((deadline, waiter))
+        if self._call is None:
+            self._call = self._clock.callLater(self._seconds, self._look)
+
+    def stop(self) -> Iterator[Waiter]:
+        """Stop, and yield all who still wait."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        queue, self._queue = self._queue, deque()
+        for deadline, waiter in queue:
+            if waiter.deadline == deadline:
+                yield waiter
+
+    def _look(self) -> None:
+        self._call = None
+        queue = self._queue
+        now = self._clock.seconds()
+        while queue:
+            deadline, waiter = queue[0]
+            if waiter.deadline == deadline and deadline > now:
+                # A waiter that times out may wait anew, and have set the call itself.
+                if self._call is None:
+                    self._call = self._clock.callLater(deadline - now, self._look)
+                return
+            queue.popleft()
+            if waiter.deadline == deadline:
+                waiter.deadline = None
+                waiter.timed_out()
