@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from dwaarx.certs.storage import FileTooLargeError, Storage, read_file, reason_of, write_atomic
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_storage_makes_its_folder_for_the_owner_only(tmp_path):
+    root = tmp_path / "a" / "b"
+    Storage(root)
+    assert mode_of(root) == 0o700
+
+
+def test_an_existing_folder_keeps_its_mode(tmp_path):
+    tmp_path.chmod(0o750)
+    Storage(tmp_path)
+    assert mode_of(tmp_path) == 0o750
+
+
+def test_write_then_read(tmp_path):
+    storage = Storage(tmp_path)
+    storage.write("internal/root.pem", b"secret")
+    storage.write("internal/root.crt", b"public", 0o644)
+    assert storage.read("internal/root.pem") == b"secret"
+    assert mode_of(tmp_path / "internal") == 0o700
+    assert mode_of(tmp_path / "internal/root.pem") == 0o600
+    assert mode_of(tmp_path / "internal/root.crt") == 0o644
+
+
+def test_a_missing_file_is_file_not_found(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Storage(tmp_path).read("nothing")
+
+
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x"])
+def test_names_stay_within_the_storage(tmp_path, name):
+    with pytest.raises(ValueError, match="not a name within"):
+        Storage(tmp_path).path(name)
+
+
+def test_write_replaces_whole_and_leaves_no_temporary(tmp_path):
+    path = tmp_path / "file"
+    write_atomic(path, b"first", 0o644)
+    write_atomic(path, b"second", 0o600)
+    assert path.read_bytes() == b"second"
+    assert mode_of(path) == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_umask_changes_nothing(tmp_path):
+    before = os.umask(0o077)
+    try:
+        write_atomic(tmp_path / "file", b"", 0o644)
+    finally:
+        os.umask(before)
+    assert mode_of(tmp_path / "file") == 0o644
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        write_atomic(path, b"new", 0o600)
+    assert reason_of(caught.value) == "No space left on device"
+    assert path.read_bytes() == b"old"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_only_regular_files_are_replaced(tmp_path):
+    with pytest.raises(OSError, match="not a regular file"):
+        write_atomic(Path("/dev/null"), b"", 0o644)
+    with pytest.raises(OSError, match="not a regular file"):
+        write_atomic(tmp_path, b"", 0o644)
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_symbolic_link_is_replaced_not_followed(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"target")
+    link.symlink_to(target)
+    write_atomic(link, b"new", 0o644)
+    assert target.read_bytes() == b"target"
+    assert not link.is_symlink()
+    assert link.read_bytes() == b"new"
+
+
+def test_reading_is_bounded(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 11)
+    assert read_file(path, 11) == b"x" * 11
+    with pytest.raises(FileTooLargeError) as caught:
+        read_file(path, 10)
+    assert reason_of(caught.value) == "is larger than 10 bytes"
+    with pytest.raises(FileTooLargeError):
+        read_file(Path("/dev/zero"))
+
+
+def test_reading_a_fifo_does_not_wait(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    assert read_file(tmp_path / "fifo") == b""
+    writer = os.open(tmp_path / "fifo", os.O_RDWR)
+    try:
+        assert read_file(tmp_path / "fifo") == b""
+    finally:
+        os.close(writer)
