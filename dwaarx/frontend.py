@@ -224,13 +224,13 @@ class Frontend(MultiService):
         kept = self._kept(plan)
         new = [address for address in plan if address not in kept]
         ports = {address.port for address in new}
-        giving_way = [
-            listener
+        giving_way = {
+            address: listener
             for address, listener in self._listeners.items()
             if address not in kept and address.port in ports
-        ]
+        }
         sockets: dict[Address, socket.socket] = {}
-        for listener in giving_way:
+        for listener in giving_way.values():
             listener.yield_address()
         try:
             for address in new:
@@ -238,8 +238,8 @@ class Frontend(MultiService):
         except BindError:
             for sock in sockets.values():
                 sock.close()
-            for listener in giving_way:
-                listener.reclaim_address()
+            for address, listener in giving_way.items():
+                listener.listen(self._reactor, bind_stream(address.host, address.port))
             raise
         return sockets
 

@@ -97,10 +97,6 @@ class RunningListener:
         """Listen no more at once; see `Listener.yield_address`."""
         self._listener.yield_address()
 
-    def reclaim_address(self) -> None:
-        """Listen again."""
-        self._listener.reclaim_address()
-
     def stop(self) -> Deferred[None]:
         """Accept no more; fires when the socket is closed."""
         return self._listener.stop()

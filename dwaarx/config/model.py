@@ -31,7 +31,7 @@ class Address:
     port: int
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = f"[{self.host}]" if ":" in self.host else self.host or "*"
         return f"{host}:{self.port}"
 
 
@@ -50,11 +50,12 @@ class CertificateFiles:
     key: Path
     ocsp: Path | None = None
     location: Location | None = attrs.field(default=None, eq=False)
+    ocsp_location: Location | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
 class InternalCertificate:
-    """`tls internal`: a leaf of the local CA for these names (DNS names, wildcards, IP literals)."""
+    """`tls internal`: a leaf of the local CA for these DNS names, wildcards and IP literals."""
 
     names: tuple[str, ...]
     location: Location | None = attrs.field(default=None, eq=False)
@@ -249,6 +250,7 @@ class ConsoleSsh:
 
     address: Address
     authorized_keys: Path
+    location: Location | None = attrs.field(default=None, eq=False)  # of the file's name
 
 
 @attrs.frozen

@@ -30,7 +30,6 @@ from zope.interface import implementer
 
 from dwaarx.deadline import Deadline
 from dwaarx.tls.names import NameTable, normal_name
-from dwaarx.tls.sockets import BACKLOG
 
 _log = Logger()
 
@@ -146,11 +145,14 @@ class Listener:
 
     def listen(self, reactor: IReactorSocket, sock: socket.socket) -> None:
         """Accept on a listening socket, which this takes over."""
-        factory = _PlainFactory(self) if self.base is None else _tls_factory(self)
         self._socket = sock  # the reactor holds a duplicate
         self._port = reactor.adoptStreamPort(
-            sock.fileno(), sock.family, cast("ServerFactory[Any]", factory)
+            sock.fileno(), sock.family, cast("ServerFactory[Any]", self.factory())
         )
+
+    def factory(self) -> Factory[Any] | TLSMemoryBIOFactory:
+        """Make the factory of its connections."""
+        return _PlainFactory(self) if self.base is None else _tls_factory(self)
 
     @property
     def local(self) -> tuple[str, int]:
@@ -161,16 +163,12 @@ class Listener:
     def yield_address(self) -> None:
         """Listen no more at once, so that another socket can take the address in this very turn.
 
-        On Linux a listening socket that was shut down is only bound, which is no hindrance to
-        others with SO_REUSEADDR; `reclaim_address` makes it listen again.
+        (`stop` closes the socket in a later turn of the reactor.) What is accepted goes on; to
+        accept again, call `listen` with a new socket.
         """
         if self._socket is not None:
             self._socket.shutdown(socket.SHUT_RDWR)
-
-    def reclaim_address(self) -> None:
-        """Listen again after `yield_address`."""
-        if self._socket is not None:
-            self._socket.listen(BACKLOG)
+        self.stop()
 
     @property
     def open(self) -> int:

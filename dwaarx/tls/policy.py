@@ -15,7 +15,7 @@ from typing import Protocol
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
@@ -70,7 +70,7 @@ def _select_protocol(connection: SSL.Connection, offered: list[bytes]) -> bytes:
     for protocol in negotiator.negotiation.protocols:
         if protocol in offered:
             return protocol
-    raise NoSharedProtocol
+    raise NoSharedProtocol([("ALPN", "", "no shared protocol")])  # as OpenSSL's errors look
 
 
 def _switch_context(connection: SSL.Connection) -> None:
@@ -116,7 +116,7 @@ def certificate_context(
     context = _context()
     for key, chain in identities:
         _use_chain(context, chain)
-        context.use_privatekey(crypto.PKey.from_cryptography_key(key))
+        context.use_privatekey(key)
         context.check_privatekey()
     context.set_ocsp_server_callback(lambda connection, _: staple(connection))
     return context

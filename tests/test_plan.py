@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dwaarx.config.model import (
+    Address,
+    CertificateFiles,
+    Config,
+    InternalCertificate,
+    Location,
+    Site,
+    SiteAddress,
+)
+from dwaarx.plan import PlanError, ServedName, make_plan
+
+FILES = (CertificateFiles(Path("/a.pem"), Path("/a.key")),)
+OTHER = (CertificateFiles(Path("/b.pem"), Path("/b.key")),)
+INTERNAL = InternalCertificate(("localhost",))
+
+
+def config(*sites: Site, **options: object) -> Config:
+    return Config("Dwaarfile", sites, (), Path("/storage"), **{"http_port": 0, **options})  # type: ignore[arg-type]
+
+
+def site(*hosts: str, port: int = 443, tls: bool = True, **options: object) -> Site:
+    addresses = tuple(SiteAddress(host, port, tls) for host in hosts)
+    values = {"certificate": FILES if tls else None, "location": Location("Dwaarfile", 3, 1)}
+    return Site(addresses, (), **{**values, **options})  # type: ignore[arg-type]
+
+
+def test_sites_on_one_port_share_a_listener() -> None:
+    plan = make_plan(config(site("a.example"), site("b.example", certificate=OTHER)))
+    (listener,) = plan.values()
+    assert listener.address == Address("", 443)
+    assert listener.tls
+    assert not listener.dot
+    assert listener.names == (
+        ServedName("a.example", FILES, (b"h2", b"http/1.1")),
+        ServedName("b.example", OTHER, (b"h2", b"http/1.1")),
+    )
+    assert [served.host for served in listener.sites] == ["a.example", "b.example"]
+
+
+def test_dot_on_the_https_port_joins_its_names() -> None:
+    one = site("a.example", port=8443, dns_over_tls=(Address("", 8443), Address("", 853)))
+    plan = make_plan(config(one))
+    assert plan[Address("", 8443)].names == (
+        ServedName("a.example", FILES, (b"h2", b"http/1.1", b"dot")),
+    )
+    dot = plan[Address("", 853)]
+    assert dot.dot
+    assert dot.names == (ServedName("a.example", FILES, (b"dot",)),)
+    assert dot.sites == ()
+
+
+def test_bind_of_the_site_before_the_global_one() -> None:
+    plan = make_plan(config(site("a"), site("b", bind=("::1",)), bind=("127.0.0.1", "127.0.0.2")))
+    assert sorted(map(str, plan)) == ["127.0.0.1:443", "127.0.0.2:443", "[::1]:443"]
+
+
+def test_plain_port_redirects_to_each_sites_port() -> None:
+    plan = make_plan(
+        config(site("a"), site("b", port=8443), site("c", port=80, tls=False), http_port=80)
+    )
+    plain = plan[Address("", 80)]
+    assert not plain.tls
+    assert [(served.host, served.redirect) for served in plain.sites] == [
+        ("c", None),
+        ("a", 443),
+        ("b", 8443),
+    ]
+
+
+def test_a_site_on_the_plain_port_is_not_redirected() -> None:
+    plan = make_plan(config(site("a"), site("a", port=80, tls=False), http_port=80))
+    (served,) = plan[Address("", 80)].sites
+    assert served.redirect is None
+
+
+def test_redirects_can_be_switched_off() -> None:
+    assert list(make_plan(config(site("a"), http_port=80, redirect_http=False))) == [
+        Address("", 443)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sites", "options", "message"),
+    [
+        (
+            [site("a"), site("b", tls=False)],
+            {},
+            "*:443 already serves TLS: it cannot serve plain HTTP",
+        ),
+        (
+            [site("b", tls=False), site("a")],
+            {},
+            "*:443 already serves plain HTTP: it cannot serve TLS",
+        ),
+        ([site("a"), site("a")], {}, "a is already served on *:443"),
+        ([site(""), site("")], {}, "any host is already served on *:443"),
+        (
+            [site("a"), site("a", port=444, certificate=OTHER, dns_over_tls=(Address("", 443),))],
+            {},
+            "a already has another certificate on *:443",
+        ),
+        ([site("a", port=80)], {"http_port": 80}, "http_port: *:80 serves TLS"),
+    ],
+)
+def test_what_does_not_go_together(
+    sites: list[Site], options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        make_plan(config(*sites, **options))
+    assert str(caught.value).startswith(f"Dwaarfile:3:1: {message}")
+
+
+def test_live_additions_are_told_apart() -> None:
+    live = Site((), (), OTHER, (Address("127.0.0.1", 853),), location=Location("console", 1, 1))
+    plan = make_plan(config(site("a")), (live,))
+    assert plan[Address("", 443)].origin == "Dwaarfile"
+    added = plan[Address("127.0.0.1", 853)]
+    assert added.origin == "console"
+    assert added.names == (ServedName("", OTHER, (b"dot",)),)
+
+
+def test_internal_certificates_are_equal_by_their_names() -> None:
+    plan = make_plan(
+        config(
+            site("localhost", certificate=INTERNAL, dns_over_tls=(Address("", 443),)),
+        )
+    )
+    assert len(plan[Address("", 443)].names) == 1

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+
+from dwaarx.tls.listener import Accepted, Endpoint, Listener, textual
+from dwaarx.tls.policy import base_context, certificate_context
+from dwaarx.tls.sockets import BindError, bind_stream
+from tests.certs.pki import Entity, make_ca, make_leaf
+from tests.tls.memory import Certificate, Client, MemoryTransport
+from tests.tls.recorder import Recorder
+
+
+@pytest.fixture(scope="module")
+def ca() -> Entity:
+    return make_ca()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(autouse=True)
+def made() -> list[Recorder]:
+    Recorder.made.clear()
+    return Recorder.made
+
+
+def certificate(leaf: Entity) -> Certificate:
+    return Certificate(certificate_context([(leaf.key, [leaf.certificate])], lambda _: b""))
+
+
+@pytest.fixture(scope="module")
+def leaves(ca: Entity) -> dict[str, Entity]:
+    return {name: make_leaf(ca, [name]) for name in ("a.example", "*.w.example", "dns.example")}
+
+
+@pytest.fixture
+def listener(clock: Clock, leaves: dict[str, Entity]) -> Listener:
+    listener = Listener(Recorder, clock, base=base_context(), handshake=10, idle=60)
+    http = (b"h2", b"http/1.1")
+    listener.set_endpoints(
+        [
+            ("a.example", Endpoint(certificate(leaves["a.example"]), http)),
+            ("*.w.example", Endpoint(certificate(leaves["*.w.example"]), http)),
+            ("dns.example", Endpoint(certificate(leaves["dns.example"]), (b"dot",))),
+        ]
+    )
+    return listener
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.example", "a.example"), ("b.w.example", "*.w.example"), ("A.Example", "a.example")],
+)
+def test_sni_chooses_the_certificate(
+    listener: Listener, ca: Entity, leaves: dict[str, Entity], name: str, expected: str
+) -> None:
+    client = Client(listener, ca, name).handshake()
+    assert client.serial() == leaves[expected].certificate.serial_number
+
+
+@pytest.mark.parametrize("name", [None, "127.0.0.1"])
+def test_without_sni_the_first_certificate_is_served(
+    listener: Listener,
+    ca: Entity,
+    leaves: dict[str, Entity],
+    name: str | None,
+    made: list[Recorder],
+) -> None:
+    client = Client(listener, ca, None).handshake()
+    assert client.serial() == leaves["a.example"].certificate.serial_number
+    assert made[0].accepted == Accepted("192.0.2.7", 4711, "127.0.0.1", 443, None, None)
+
+
+def test_the_session_learns_what_was_agreed_on(
+    listener: Listener, ca: Entity, made: list[Recorder]
+) -> None:
+    client = Client(listener, ca, "dns.example", ("dot",)).handshake()
+    client.send(b"question")
+    (session,) = made
+    assert session.accepted.protocol == b"dot"
+    assert session.accepted.server_name == "dns.example"
+    assert session.received == [b"question"]
+    assert session.transport is not None
+    session.transport.write(b"answer")
+    assert client.receive() == b"answer"
+
+
+def test_a_name_gets_its_own_protocols_only(listener: Listener, ca: Entity) -> None:
+    with pytest.raises(ssl.SSLError):
+        Client(listener, ca, "a.example", ("dot",)).handshake()
+
+
+def test_without_sni_whatever_is_spoken_here(listener: Listener, ca: Entity) -> None:
+    assert Client(listener, ca, None, ("dot",)).handshake().tls.selected_alpn_protocol() == "dot"
+
+
+def test_data_that_comes_with_the_last_handshake_bytes_is_not_lost(
+    listener: Listener, ca: Entity, made: list[Recorder]
+) -> None:
+    client = Client(listener, ca, "a.example")
+    for _ in range(3):
+        try:
+            client.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            client.pump()
+    client.tls.write(b"early")  # joins the client's Finished in one read of the server
+    client.pump()
+    assert made[0].received == [b"early"]
+
+
+def test_a_swapped_context_serves_the_next_handshake(
+    listener: Listener, ca: Entity, leaves: dict[str, Entity], made: list[Recorder]
+) -> None:
+    holder = certificate(leaves["a.example"])
+    listener.set_endpoints([("a.example", Endpoint(holder, (b"h2",)))])
+    before = Client(listener, ca, "a.example").handshake()
+    renewed = make_leaf(ca, ["a.example"])
+    holder.context = certificate(renewed).context
+    after = Client(listener, ca, "a.example").handshake()
+    assert after.serial() == renewed.certificate.serial_number
+    before.send(b"still here")
+    assert made[0].received == [b"still here"]
+
+
+def test_an_unfinished_handshake_is_timed_out(
+    listener: Listener, ca: Entity, clock: Clock, made: list[Recorder]
+) -> None:
+    client = Client(listener, ca, "a.example")
+    assert (listener.accepted, listener.open) == (1, 1)
+    clock.advance(9)
+    assert not client.transport.aborted
+    clock.advance(1)
+    assert client.transport.aborted
+    client.server.connectionLost()
+    assert (listener.open, listener.tls_failures) == (0, 1)
+    assert made == []
+    assert not clock.getDelayedCalls()
+
+
+def test_garbage_ends_the_handshake(listener: Listener, ca: Entity, made: list[Recorder]) -> None:
+    client = Client(listener, ca, "a.example")
+    client.server.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
+    assert client.transport.disconnecting
+    client.server.connectionLost()
+    assert (listener.tls_failures, made) == (1, [])
+
+
+def test_a_peer_that_does_not_close_is_dropped(
+    listener: Listener, ca: Entity, clock: Clock, made: list[Recorder]
+) -> None:
+    client = Client(listener, ca, "a.example").handshake()
+    assert made[0].transport is not None
+    made[0].transport.loseConnection()
+    assert not client.transport.aborted
+    clock.advance(60)
+    assert client.transport.aborted
+
+
+def test_the_deadline_of_the_handshake_ends_with_it(
+    listener: Listener, ca: Entity, clock: Clock
+) -> None:
+    client = Client(listener, ca, "a.example").handshake()
+    clock.advance(1000)
+    assert not client.transport.aborted
+    assert not client.transport.disconnecting
+
+
+def test_drain_and_abort(listener: Listener, ca: Entity, made: list[Recorder]) -> None:
+    idle = Client(listener, ca, "a.example").handshake()
+    shaking = Client(listener, ca, "a.example")
+    assert listener.open == 2
+    listener.drain()
+    assert made[0].drained
+    assert shaking.transport.aborted
+    assert not idle.transport.aborted
+    listener.abort()
+    assert idle.transport.aborted
+    for client in (idle, shaking):
+        client.server.connectionLost()
+    assert listener.open == 0
+    assert made[0].lost is not None
+
+
+# --- plain connections -------------------------------------------------------
+
+
+def plain(listener: Listener) -> tuple[object, MemoryTransport]:
+    protocol = listener.factory().buildProtocol(None)
+    assert protocol is not None
+    transport = MemoryTransport(
+        IPv4Address("TCP", "127.0.0.1", 80), IPv6Address("TCP", "::ffff:192.0.2.9", 99)
+    )
+    protocol.makeConnection(transport)
+    return protocol, transport
+
+
+def test_a_plain_connection_begins_at_once(clock: Clock, made: list[Recorder]) -> None:
+    listener = Listener(Recorder, clock)
+    protocol, transport = plain(listener)
+    protocol.dataReceived(b"GET")  # type: ignore[attr-defined]
+    assert made[0].accepted == Accepted("192.0.2.9", 99, "127.0.0.1", 80)
+    assert made[0].received == [b"GET"]
+    assert (listener.open, listener.accepted) == (1, 1)
+    protocol.readConnectionLost()  # type: ignore[attr-defined]
+    protocol.writeConnectionLost()  # type: ignore[attr-defined]
+    assert transport.disconnecting
+    listener.abort()
+    assert transport.aborted
+    protocol.connectionLost(None)  # type: ignore[attr-defined]
+    assert listener.open == 0
+
+
+def test_textual_addresses() -> None:
+    assert textual(IPv4Address("TCP", "192.0.2.1", 1)) == ("192.0.2.1", 1)
+    assert textual(IPv6Address("TCP", "::ffff:192.0.2.1", 1)) == ("192.0.2.1", 1)
+    assert textual(IPv6Address("TCP", "fe80::1%eth0", 1)) == ("fe80::1", 1)
+    assert textual(UNIXAddress(None)) == ("", 0)
+
+
+# --- the socket --------------------------------------------------------------
+
+
+class FakeReactor(MemoryReactorClock):
+    """Adopts ports, and gives them up, in memory."""
+
+    def adoptStreamPort(self, fd: int, family: int, factory: object) -> FakePort:
+        return FakePort(socket.socket(fileno=os.dup(fd)))
+
+
+class FakePort:
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("TCP", *self.sock.getsockname())
+
+    def stopListening(self) -> None:
+        self.sock.close()
+
+
+def test_an_address_can_be_yielded_and_taken_again(clock: Clock) -> None:
+    listener = Listener(Recorder, clock)
+    sock = bind_stream("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    listener.listen(FakeReactor(), sock)
+    assert listener.local == ("127.0.0.1", port)
+    with pytest.raises(BindError):
+        bind_stream("", port)
+    listener.yield_address()
+    bind_stream("", port).close()
+    listener.listen(FakeReactor(), bind_stream("127.0.0.1", port))
+    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    listener.stop()
+    listener.stop()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
