@@ -37,9 +37,8 @@ def generate(
     """Sign that `certificate` is good from `now` on for `validity`; return the response in DER.
 
     thisUpdate lies 5 minutes back, for the clients whose clocks are late. nextUpdate is cut to
-    the certificate's end, after which nobody would look at the response. The issuer's
-    certificate is embedded: OpenSSL's clients (curl) look for the signer in the handshake's
-    chain and in the response, not among the roots they trust, and roots are seldom sent.
+    the certificate's end, after which nobody would look at the response. No certificate is
+    embedded: the signer is the issuer, whose certificate the handshake carries.
     Raises OcspError for a certificate that the issuer did not issue, a key that is not the
     issuer's, a validity that is not positive, or a certificate that has expired.
     """
@@ -77,7 +76,6 @@ def generate(
             revocation_reason=None,
         )
         .responder_id(ocsp.OCSPResponderEncoding.HASH, issuer)
-        .certificates([issuer])
     )
     algorithm = None if isinstance(issuer_key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     try:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from cryptography import x509
 from OpenSSL import SSL
 
 from dwaarx.certs.errors import OcspError
 from dwaarx.certs.ocsp import Staple
 from dwaarx.certs.pair import KeyPair
-from dwaarx.config.model import CertificateSource, InternalCertificate
+from dwaarx.config.model import CertificateSource
 from dwaarx.tls import policy
 
 
@@ -85,19 +84,13 @@ class Identity:
         """
         stapler = Stapler(slots, self._now)
         pairs = tuple(slot.pair for slot in slots)
-        entries = [(pair.key, (pair.certificate, *self._sent(pair))) for pair in pairs]
+        # With the whole chain, a root too: curl looks for the issuer of a staple there and not
+        # among what it trusts, and DANE-TA needs it (RFC 7671 section 5.2.2).
+        entries = [(pair.key, (pair.certificate, *pair.chain)) for pair in pairs]
         self.context = policy.certificate_context(entries, stapler.staple)
         self._stapler = stapler
         self.pairs = pairs
         self.names = tuple(dict.fromkeys(name for pair in pairs for name in pair.names))
-
-    def _sent(self, pair: KeyPair) -> tuple[x509.Certificate, ...]:
-        """The chain sent after the leaf: what the file holds; never the internal root.
-
-        Who trusts the internal root has it. A root in a file is sent, for whoever put it there
-        may need it: DANE-TA (RFC 7671 section 5.2.2) does.
-        """
-        return () if isinstance(self.source, InternalCertificate) else pair.chain
 
     @property
     def slots(self) -> tuple[Slot, ...]:
