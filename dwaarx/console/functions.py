@@ -127,7 +127,7 @@ class Console:
         except (TypeError, ValueError) as error:
             # Only of days and minutes; a file at fault is told by an error of its own.
             raise ConsoleError(str(error)) from error
-        return Report(f"wrote {paths[3]}: good until {staple.next_update:%Y-%m-%d %H:%M:%SZ}")
+        return Report(f"wrote {paths[3]}: good until {staple.end:%Y-%m-%d %H:%M:%S UTC}")
 
     def reloadAllCertificates(self) -> Report:
         """Read every certificate, key and OCSP response again; open connections go on.

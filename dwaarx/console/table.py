@@ -81,7 +81,7 @@ def _text(value: object) -> str:
             return ABSENT
         case datetime():
             # A naive time would be read as local time here, which is what it then is.
-            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         case bool():
             return "yes" if value else "no"
         case float():
