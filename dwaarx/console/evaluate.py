@@ -118,7 +118,13 @@ def describe(error: BaseException, names: Iterable[str] = ()) -> str:
         if near:
             lines += f". Did you mean {near[0]}?"
     frames = traceback.extract_tb(error.__traceback__)
-    outside = [frame for frame in frames if frame.filename not in (FILENAME, __file__)]
+    typed = [index for index, frame in enumerate(frames) if frame.filename == FILENAME]
+    # What called the typed line is the console itself, and says nothing.
+    outside = [
+        frame
+        for frame in frames[typed[0] if typed else 0 :]
+        if frame.filename not in (FILENAME, __file__)
+    ]
     if not outside or isinstance(error, SyntaxError):
         return lines
     where = "".join(traceback.format_list(outside[-FRAMES_SHOWN:]))
