@@ -1,0 +1,253 @@
+"""One request and its response on a stream of an HTTP/2 connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dwaarx.http.date import http_date
+from dwaarx.http.events import Fields, RequestHead
+from dwaarx.http.exchange import ConnectionInfo, Exchange
+from dwaarx.http.frames import ErrorCode
+
+if TYPE_CHECKING:
+    from dwaarx.http.h2_connection import H2Connection
+
+
+class H2Exchange(Exchange):
+    """An exchange over HTTP/2.
+
+    While the request is paused, what still comes of its body (up to the stream's window) is
+    kept here, and the windows are not given back, so that the client stops.
+    """
+
+    __slots__ = (
+        "_bodiless",
+        "_connection",
+        "_ending",
+        "_full",
+        "_head_sent",
+        "_held",
+        "_left",
+        "_over",
+        "_owed",
+        "_paused",
+        "_received",
+        "_told",
+        "body_at",
+        "stream_id",
+    )
+
+    def __init__(
+        self,
+        request: RequestHead,
+        info: ConnectionInfo,
+        connection: H2Connection,
+        stream_id: int,
+        received: bool,
+    ) -> None:
+        Exchange.__init__(self, request, info)
+        self.stream_id = stream_id
+        self.body_at = 0.0  # when the last piece of the request's body came
+        self._connection = connection
+        self._received = received  # the whole request is here
+        self._over = False
+        self._head_sent = False
+        self._bodiless = False
+        self._left: int | None = None  # of the response's Content-Length
+        self._paused = False  # the handler takes no more of the body
+        self._held: bytearray | None = None  # body that came since
+        self._ending: Fields | None = None  # trailers that came since
+        self._owed = 0  # body bytes that the windows were not given back for
+        self._full = False  # too much of the response is queued
+        self._told = False  # the consumer was told to pause
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self._over
+
+    # --- the response
+
+    def send_informational(self, status: int, fields: Fields) -> None:
+        """Send an interim response."""
+        if not self._over and not self._head_sent:
+            self._connection.session.send_informational(self.stream_id, status, fields)
+            self._connection.flush_soon()
+
+    def _start(self, status: int, fields: Fields) -> Fields:
+        self._head_sent = True
+        self._bodiless = status in (204, 304) or self.request.method == b"HEAD"
+        for name, _ in fields:
+            if name == b"date":
+                return fields
+        return [*fields, (b"date", http_date())]
+
+    def _send_head(self, status: int, fields: Fields, end: bool) -> None:
+        if self._over or self._head_sent:
+            return
+        fields = self._start(status, fields)
+        if not self._bodiless:
+            for name, value in fields:
+                if name == b"content-length":
+                    self._left = int(value)
+        if end and self._left:
+            self.reset("a response without its body")
+            return
+        self._connection.session.send_head(self.stream_id, status, fields, end)
+        if end:
+            self._finish()
+        else:
+            self._connection.flush_soon()
+
+    def _send_answer(self, status: int, fields: Fields, body: bytes) -> None:
+        if self._over or self._head_sent:
+            return
+        fields = self._start(status, fields)
+        session = self._connection.session
+        if self._bodiless:
+            session.send_head(self.stream_id, status, fields, True)
+        else:
+            session.send_response(self.stream_id, status, fields, body)
+        self._finish()
+
+    def send_body(self, data: bytes) -> None:
+        """Send a piece of the body; more than Content-Length said resets the stream."""
+        if self._over or self._bodiless or not self._head_sent:
+            return
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                self.reset("the response is longer than its Content-Length")
+                return
+        connection = self._connection
+        if not connection.session.send_body(self.stream_id, data):
+            self.set_full(True)
+        connection.flush_soon()
+
+    def end(self, trailers: Fields = ()) -> None:
+        """End the response; a body shorter than its Content-Length resets the stream."""
+        if self._over:
+            return
+        if self._left or not self._head_sent:
+            self.reset("the response is shorter than its Content-Length")
+            return
+        self._connection.session.end_stream(self.stream_id, trailers)
+        self._finish()
+
+    def reset(self, reason: str) -> None:
+        """Give up; also what is still queued of a response that has ended is not sent."""
+        self._connection.session.reset_stream(self.stream_id, ErrorCode.INTERNAL_ERROR)
+        self._finish()
+
+    def _finish(self) -> None:
+        self._over = True
+        self._held = None
+        connection = self._connection
+        connection.forget(self)
+        # Of no use without the exchange, unless the windows are given back.
+        if self._owed:
+            connection.session.acknowledge(self.stream_id, self._owed)
+            self._owed = 0
+        connection.flush_soon()
+
+    def fail(self, status: int) -> None:
+        """Answer with a bare status, or reset if a head has gone out."""
+        if self._head_sent:
+            self.reset("failed")
+        else:
+            self._send_answer(status, ((b"content-length", b"0"),), b"")
+
+    def set_full(self, full: bool) -> None:
+        """Note whether too much is queued, and tell the consumer."""
+        self._full = full
+        self.tell()
+
+    def tell(self) -> None:
+        """Pause or resume the consumer, if it is not so already."""
+        wanted = self._full or self._connection.paused
+        consumer = self.consumer
+        if wanted is not self._told and consumer is not None and not self._over:
+            self._told = wanted
+            if wanted:
+                consumer.pause_response()
+            else:
+                consumer.resume_response()
+
+    # --- the request's body
+
+    def pause_request(self) -> None:
+        """Let the windows hold the client back."""
+        if not self._over:
+            self._paused = True
+            self._connection.hold_upload(self)
+
+    def resume_request(self) -> None:
+        """Deliver what was held, and let the client go on."""
+        if self._over or not self._paused:
+            return
+        self._paused = False
+        held = self._held
+        if held is not None:
+            self._held = None
+            if self.consumer is not None:
+                self.consumer.body_received(bytes(held))
+        if self._paused or self._over:
+            return  # again, or all is over, by what the consumer did
+        self._settle()
+        if self._ending is not None:
+            trailers, self._ending = self._ending, None
+            if self.consumer is not None:
+                self.consumer.body_ended(trailers)
+        elif not self._received:
+            self._connection.await_upload(self)
+
+    def take_body(self, data: bytes) -> None:
+        """Take a piece of the request's body from the session."""
+        self._owed += len(data)
+        if self._paused:
+            # Copied, so that many small pieces take no more memory than one large one.
+            if self._held is None:
+                self._held = bytearray()
+            self._held += data
+            return
+        if self.consumer is not None:
+            self.consumer.body_received(data)
+        if not self._paused:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._owed and not self._over:
+            self._connection.session.acknowledge(self.stream_id, self._owed)
+            self._owed = 0
+            self._connection.flush_soon()
+
+    def take_end(self, trailers: Fields) -> None:
+        """Take the end of the request's body from the session."""
+        self._received = True
+        if self._paused:
+            self._ending = trailers
+        elif self.consumer is not None:
+            self.consumer.body_ended(trailers)
+
+    def lose(self, reason: str) -> None:
+        """Hear that the client has reset the stream, or is gone."""
+        if not self._over:
+            self._over = True
+            self._held = None
+            if self.consumer is not None:
+                self.consumer.client_lost(reason)
+
+    def time_out(self) -> None:
+        """Answer for a request whose body does not come."""
+        if self._over:
+            return
+        self._over = True
+        self._held = None
+        session = self._connection.session
+        if self._head_sent:
+            session.reset_stream(self.stream_id, ErrorCode.CANCEL)
+        else:
+            fields = ((b"content-length", b"0"), (b"date", http_date()))
+            session.send_head(self.stream_id, 408, fields, True)
+        if self.consumer is not None:
+            self.consumer.client_lost("the request's body did not come in time")
