@@ -24,6 +24,7 @@ from dwaarx.http.events import (
 )
 from dwaarx.http.fields import (
     CONNECTION_SPECIFIC,
+    VALUE_CHAR,
     FieldError,
     connection_options,
     parse_content_length,
@@ -44,7 +45,7 @@ STREAM = 1
 
 # RFC 9112 4: status-line = HTTP-version SP status-code SP [ reason-phrase ]. Many servers leave
 # the last SP out together with the reason, which no one can misread.
-_status_line = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?\r\n").match
+_status_line = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: " + VALUE_CHAR + rb"*+)?\r\n").match
 _STATUS_START = b"HTTP/1."
 
 _bare_lf = re.compile(rb"(?<!\r)\n").search

@@ -51,9 +51,9 @@ class UpstreamUser(TypingProtocol):
 class UpstreamConnection(Protocol):
     """One connection to an upstream, and the session on it.
 
-    Whoever sets `user` has it until they give it back to the pools, `abort` it, or clear it.
-    `deadline` is the user's. Of the push producer's methods, which the transport calls to slow
-    down those who write, `user` hears.
+    Whoever sets `user` has it until they give it back to the pools, `close` or `abort` it.
+    `deadline` is the user's. `read_closed`: the upstream has closed its side. Of the push
+    producer's methods, which the transport calls to slow down those who write, `user` hears.
     """
 
     transport: Any  # an ITCPTransport that is also an IConsumer and an IPushProducer
@@ -65,7 +65,7 @@ class UpstreamConnection(Protocol):
         self.deadline = Deadline(reactor, self._overdue)
         self._pools = pools
         self._dial: Dial | None = dial
-        self._read_closed = False
+        self.read_closed = False
         self._write_stopped = False
         self._writes_watched = False
         self._paused = False
@@ -93,7 +93,7 @@ class UpstreamConnection(Protocol):
 
         def write_some_data(data: bytes) -> int | BaseException:
             sent: int | BaseException = write_some(data)
-            if not isinstance(sent, BaseException) or self._read_closed:
+            if not isinstance(sent, BaseException) or self.read_closed:
                 return sent
             self.stop_writing()
             return 0
@@ -106,11 +106,8 @@ class UpstreamConnection(Protocol):
         self.transport.stopWriting()
 
     def half_close(self) -> None:
-        """Close our side of a tunnel once all is sent; the connection, if theirs is closed."""
-        if self._read_closed:
-            self.transport.loseConnection()
-        else:
-            self.transport.loseWriteConnection()
+        """Close our side of a tunnel once all is sent."""
+        self.transport.loseWriteConnection()
 
     def pause(self) -> None:
         """Read no more for now."""
@@ -123,7 +120,7 @@ class UpstreamConnection(Protocol):
         if self._paused:
             self._paused = False
             # Reading on at the end of the stream would only find the end again.
-            if not self._read_closed:
+            if not self.read_closed:
                 self.transport.resumeProducing()
 
     def close(self) -> None:
@@ -170,7 +167,7 @@ class UpstreamConnection(Protocol):
 
     def readConnectionLost(self) -> None:
         """Tell the user what the upstream's end of the stream means."""
-        self._read_closed = True
+        self.read_closed = True
         if self.user is None:
             self._pools.forget(self)
             self.abort()
@@ -182,9 +179,7 @@ class UpstreamConnection(Protocol):
             user.upstream_event(event)
 
     def writeConnectionLost(self) -> None:
-        """Our half is closed; theirs goes on."""
-        if self._read_closed:
-            self.transport.loseConnection()
+        """Our half is closed, as we asked; theirs goes on."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the user, if there is one, that the connection is no more."""
