@@ -1,0 +1,171 @@
+"""What `dwaarx check` finds: the Dwaarfile's own mistakes, and those of the files it names."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.x509 import ocsp
+
+from dwaarx.certs.errors import CertificateError, OcspError
+from dwaarx.certs.files import MAX_STAPLE, read_staple
+from dwaarx.certs.pair import KeyPair, load_pair
+from dwaarx.certs.storage import read_file, reason_of
+from dwaarx.config import load
+from dwaarx.config.errors import ConfigError, Problem
+from dwaarx.config.model import CertificateFiles, Config, ConsoleSsh, Location, Site
+from dwaarx.plan import PlanError, make_plan
+
+
+def check(path: str | Path) -> tuple[list[Problem], list[Problem]]:
+    """Return the errors and the warnings of a Dwaarfile.
+
+    With an error the service does not start, or does not do what is written; with a warning it
+    starts and does it.
+    """
+    try:
+        config = load(path)
+    except ConfigError as error:
+        return list(error.problems), []
+    return check_config(config)
+
+
+def check_config(
+    config: Config, now: datetime | None = None
+) -> tuple[list[Problem], list[Problem]]:
+    """Return the errors and the warnings of a Dwaarfile that has been read; `now` is in UTC."""
+    checker = _Checker(now or datetime.now(UTC))
+    try:
+        make_plan(config)
+    except PlanError as error:
+        checker.errors.extend(error.problems)
+    for site in config.sites:
+        checker.site(site)
+    if isinstance(config.console, ConsoleSsh):
+        checker.authorized_keys(config.console)
+    return checker.errors, checker.warnings
+
+
+class _Checker:
+    def __init__(self, now: datetime) -> None:
+        self.errors: list[Problem] = []
+        self.warnings: list[Problem] = []
+        self._now = now
+        # Files that several sites name are looked at, and complained about, once.
+        self._pairs: dict[CertificateFiles, KeyPair | None] = {}
+
+    def site(self, site: Site) -> None:
+        if not isinstance(site.certificate, tuple):
+            return
+        hosts = [address.host for address in site.addresses if address.tls and address.host]
+        types: dict[str, Path] = {}
+        for files in site.certificate:
+            place = _place(files.location)
+            if files not in self._pairs:
+                self._pairs[files] = self._pair(files, place)
+            pair = self._pairs[files]
+            if pair is None:
+                continue
+            for host in hosts:
+                if not covers(pair.names, host):
+                    message = f"{files.certificate} is not a certificate for {host}"
+                    self._warn(place, message)
+            other = types.setdefault(pair.key_type, files.certificate)
+            if other != files.certificate:
+                message = (
+                    f"the keys of {other} and {files.certificate} are both {pair.key_type}: "
+                    "certificates side by side have keys of different types"
+                )
+                self.errors.append(Problem(place, message))
+
+    def authorized_keys(self, console: ConsoleSsh) -> None:
+        place = _place(console.location)
+        try:
+            data = read_file(console.authorized_keys)
+        except OSError as error:
+            message = f"{console.authorized_keys}: cannot be read: {reason_of(error)}"
+            self.errors.append(Problem(place, message))
+        else:
+            lines = (line.strip() for line in data.splitlines())
+            if not any(line and not line.startswith(b"#") for line in lines):
+                self._warn(place, f"{console.authorized_keys} holds no key: nobody can log in")
+
+    def _pair(self, files: CertificateFiles, place: Location) -> KeyPair | None:
+        pair: KeyPair | None = None
+        try:
+            pair = load_pair(files.certificate, files.key)
+        except CertificateError as error:
+            self.errors.append(Problem(place, str(error)))
+        else:
+            for message in (*self._dates(files, pair), *_key_mode(files.key)):
+                self._warn(place, message)
+        self._staple(files, pair, _place(files.ocsp_location or files.location))
+        return pair
+
+    def _dates(self, files: CertificateFiles, pair: KeyPair) -> Iterator[str]:
+        certificate = pair.certificate
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if end < self._now:
+            yield f"{files.certificate} expired at {end:%Y-%m-%d %H:%M:%S} UTC"
+        if begin > self._now:
+            yield f"{files.certificate} is not valid before {begin:%Y-%m-%d %H:%M:%S} UTC"
+        if pair.issuer is None and certificate.issuer != certificate.subject:
+            yield (
+                f"{files.certificate} does not hold its issuer's certificate: append it, for "
+                "clients and staples need it"
+            )
+
+    def _staple(self, files: CertificateFiles, pair: KeyPair | None, place: Location) -> None:
+        if files.ocsp is not None:
+            try:
+                data = read_file(files.ocsp, MAX_STAPLE)
+            except OSError as error:
+                message = f"{files.ocsp}: cannot be read: {reason_of(error)}"
+                self.errors.append(Problem(place, message))
+                return
+            if data:
+                try:
+                    ocsp.load_der_ocsp_response(data)
+                except ValueError:
+                    message = f"{files.ocsp} is not an OCSP response in DER"
+                    self.errors.append(Problem(place, message))
+                    return
+        if pair is None or not (files.ocsp or pair.must_staple):
+            return
+        try:
+            read_staple(files, pair, self._now)
+        except OcspError as error:
+            effect = "nothing is stapled"
+            if pair.must_staple:
+                effect = "clients refuse this must-staple certificate without one"
+            self._warn(place, f"{error.reason}; {effect}")
+
+    def _warn(self, place: Location, message: str) -> None:
+        self.warnings.append(Problem(place, message))
+
+
+def covers(names: Iterable[str], host: str) -> bool:
+    """Whether a certificate with these names is one for the host of a site (RFC 6125 6.4.3)."""
+    known = {name.lower() for name in names}
+    if host in known:
+        return True
+    parent = host.partition(".")[2]
+    return bool(parent) and not host.startswith("*.") and f"*.{parent}" in known
+
+
+def _key_mode(key: Path) -> Iterator[str]:
+    try:
+        mode = key.stat().st_mode
+    except OSError:
+        # It has just been read; if it is gone now, the next reload says so.
+        return
+    who = "every user" if mode & stat.S_IROTH else "its group" if mode & stat.S_IRGRP else ""
+    if who:
+        yield f"the key {key} can be read by {who}: chmod 600 {key}"
+
+
+def _place(location: Location | None) -> Location:
+    assert location is not None, "what a Dwaarfile says has a place"
+    return location
