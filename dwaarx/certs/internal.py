@@ -153,9 +153,7 @@ class InternalCA:
     def _make_root(self) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
         now = self._now()
-        subject = x509.Name(
-            [x509.NameAttribute(NameOID.COMMON_NAME, f"dwaarx internal CA {now:%Y-%m-%d}")]
-        )
+        subject = _common_name(f"dwaarx internal CA {now:%Y-%m-%d}")
         # digitalSignature, because the root signs OCSP responses itself.
         usage = x509.KeyUsage(
             **_NO_USAGE | {"key_cert_sign": True, "crl_sign": True, "digital_signature": True}
@@ -211,8 +209,7 @@ class InternalCA:
             raise CertificateError(path, f"cannot be made for these names: {error}") from error
         if not alternatives:
             raise CertificateError(path, "there are no names to make a certificate for")
-        common_name = [x509.NameAttribute(NameOID.COMMON_NAME, names[0])]
-        subject = x509.Name(common_name if len(names[0]) <= _MAX_COMMON_NAME else [])
+        subject = _common_name(names[0]) if len(names[0]) <= _MAX_COMMON_NAME else x509.Name([])
         usage = x509.KeyUsage(**_NO_USAGE | {"digital_signature": True})
         certificate = (
             _builder(subject, root.certificate.subject, key, now, end)
@@ -225,6 +222,10 @@ class InternalCA:
             .sign(root.key, _signature_hash(root.key))
         )
         return KeyPair(certificate, (root.certificate,), key)
+
+
+def _common_name(value: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, value)])
 
 
 def _builder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from dwaarx.tls.policy import PrivateKey
 MIN_RSA_BITS = 2048
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _ACCEPTED = f"RSA of at least {MIN_RSA_BITS} bits, ECDSA P-256, P-384 or P-521, or Ed25519"
+
+_PEM_END = re.compile(rb"-----END [A-Z0-9 ]+-----")
 
 # What cryptography raises for a certificate that is not as it should be.
 _PARSE_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension)
@@ -130,10 +133,20 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
     data = _read(path)
     if b"-----BEGIN " not in data:
         raise CertificateError(path, "holds no PEM certificate" if data else "is empty")
+    if _is_cut_off(data):
+        raise CertificateError(path, "is cut off: it has a PEM block without an end")
     try:
         return x509.load_pem_x509_certificates(data)
     except _PARSE_ERRORS as error:
         raise CertificateError(path, f"holds no usable PEM certificate: {error}") from error
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Whether the last block has no end; the parser would pass over it, and its chain shrink."""
+    last_line = data.rstrip().rpartition(b"\n")[2]
+    if last_line.startswith(b"-") and not _PEM_END.fullmatch(last_line):
+        return True
+    return data.count(b"-----BEGIN ") != len(_PEM_END.findall(data))
 
 
 def load_key(path: Path) -> PrivateKey:

@@ -124,7 +124,7 @@ BAD = {
         lambda leaf: pki.make_response(leaf, pki.make_delegate(leaf.issuer), embed=[]),
     ),
     "no single response": (Refusal.MISMATCH, lambda leaf: pki.assemble(leaf.issuer, [])),
-    "an error": (Refusal.UNSUCCESSFUL, lambda leaf: pki.error_response()),
+    "an error": (Refusal.UNSUCCESSFUL, lambda _: pki.error_response()),
     "cut off": (Refusal.MALFORMED, lambda leaf: pki.make_response(leaf)[:-3]),
 }
 

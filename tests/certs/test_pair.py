@@ -154,7 +154,6 @@ def test_a_leaf_that_is_not_first(tmp_path, root):
     [
         (b"", "is empty"),
         (b"hello", "holds no PEM"),
-        (b"-----BEGIN CERTIFICATE-----\nMIIB", "holds no usable PEM"),
         (b"-----BEGIN X-----\nAAAA\n-----END X-----\n", "holds no usable PEM"),
         (b"x" * (MAX_FILE + 1), "cannot be read: is larger than"),
     ],
@@ -182,6 +181,17 @@ def test_every_half_written_file_is_refused(tmp_path, root):
             assert refused(written.certificate, written.key).path == path
         path.write_bytes(whole)
     assert load_pair(written.certificate, written.key).certificate == leaf.certificate
+
+
+def test_a_chain_that_is_cut_off_does_not_just_lose_its_issuer(tmp_path, root, intermediate):
+    leaf = pki.make_leaf(intermediate)
+    written = leaf.write(tmp_path)
+    whole = written.certificate.read_bytes()
+    wholes = {len(leaf.pem), len(leaf.pem + intermediate.pem)}
+    for length in range(len(leaf.pem) - 60, len(whole) - 1, 11):
+        written.certificate.write_bytes(whole[:length])
+        if length not in wholes and length + 1 not in wholes:
+            assert refused(written.certificate, written.key).path == written.certificate
 
 
 def test_files_that_are_missing_or_folders(tmp_path, root):
