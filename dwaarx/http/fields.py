@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 
 from dwaarx.http.events import Field, Fields
@@ -129,6 +130,7 @@ def parse_transfer_encoding(values: Iterable[bytes]) -> bool:
     raise FieldError("Transfer-Encoding is not a single chunked")
 
 
+@lru_cache(maxsize=256)  # a client says the same with each request
 def parse_authority(value: bytes) -> bytes:
     """Return an authority (Host, :authority) in lower case; an empty port is left out.
 

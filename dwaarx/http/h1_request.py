@@ -13,6 +13,7 @@ import attrs
 
 from dwaarx.http.events import Field, RequestHead
 from dwaarx.http.fields import (
+    CONNECTION_SPECIFIC,
     FIELD_LINES,
     TARGET_CHAR,
     TCHAR,
@@ -47,19 +48,10 @@ _absolute_form = re.compile(
 
 _bare_lf = re.compile(rb"(?<!\r)\n").search
 
-# Fields that are not just passed on.
-_WATCHED = frozenset(
-    (
-        b"connection",
-        b"content-length",
-        b"host",
-        b"keep-alive",
-        b"proxy-connection",
-        b"te",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
+# Never passed on; Host is the authority. TE and what else Connection names may have to go too.
+_TAKEN_OUT = CONNECTION_SPECIFIC | {b"host"}
+_WATCHED = _TAKEN_OUT | {b"content-length", b"te"}
+_PLAIN_OPTIONS = frozenset((b"close", b"keep-alive", b"upgrade"))
 
 
 class RejectedError(Exception):
@@ -172,15 +164,17 @@ def _check_fields(line: _Line, fields: list[Field], scheme: bytes, end: int) -> 
     codings: list[bytes] = []
     connections: list[bytes] = []
     upgrades: list[bytes] = []
-    strip = False
+    special = te = False
     for name, value in fields:
         if name in _WATCHED:
             if name == b"host":
                 hosts.append(value)
             elif name == b"content-length":
                 lengths.append(value)
+            elif name == b"te":
+                te = True
             else:
-                strip = True
+                special = True
                 if name == b"connection":
                     connections.append(value)
                 elif name == b"transfer-encoding":
@@ -208,14 +202,14 @@ def _check_fields(line: _Line, fields: list[Field], scheme: bytes, end: int) -> 
 
     keep_alive = version == b"1.1"
     upgrade = None
-    if strip:
+    if special or te:
         options = connection_options(connections)
         keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
         if b"upgrade" in options and version == b"1.1" and not chunked and not length:
             upgrade = _upgrade(upgrades)
-        fields = strip_hop_by_hop(fields)
-    if hosts:
-        fields = [field for field in fields if field[0] != b"host"]
+        if te or not options <= _PLAIN_OPTIONS:
+            fields = strip_hop_by_hop(fields)
+    fields = [field for field in fields if field[0] not in _TAKEN_OUT]
     head = RequestHead(
         line.method, scheme, authority, line.target, fields, version, length, upgrade
     )
