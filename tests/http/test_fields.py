@@ -67,7 +67,21 @@ def test_content_length(values: list[bytes], length: int | None) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [[b""], [b"+5"], [b"-5"], [b"5, 5"], [b"0x5"], [b"5 "], [b"5\n"], [b"1" * 19], [b"5", b"6"], [b"5", b"05"], ["٥".encode()], [b"1_0"], [b"5.0"]],
+    [
+        [b""],
+        [b"+5"],
+        [b"-5"],
+        [b"5, 5"],
+        [b"0x5"],
+        [b"5 "],
+        [b"5\n"],
+        [b"1" * 19],
+        [b"5", b"6"],
+        [b"5", b"05"],
+        ["٥".encode()],
+        [b"1_0"],
+        [b"5.0"],
+    ],
 )
 def test_no_content_length(values: list[bytes]) -> None:
     with pytest.raises(FieldError):
@@ -82,7 +96,18 @@ def test_transfer_encoding_is_a_single_chunked() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [[b""], [b"identity"], [b"chunked, chunked"], [b"chunked", b"chunked"], [b"chunked, gzip"], [b"xchunked"], [b"chunked;q=1"], [b"\x0bchunked"], [b"chunked,"], [b"g z, chunked"]],
+    [
+        [b""],
+        [b"identity"],
+        [b"chunked, chunked"],
+        [b"chunked", b"chunked"],
+        [b"chunked, gzip"],
+        [b"xchunked"],
+        [b"chunked;q=1"],
+        [b"\x0bchunked"],
+        [b"chunked,"],
+        [b"g z, chunked"],
+    ],
 )
 def test_any_other_transfer_encoding_is_refused(values: list[bytes]) -> None:
     with pytest.raises(FieldError) as caught:
@@ -117,7 +142,33 @@ def test_authority(value: bytes, authority: bytes) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b":80", b"a:65536", b"a:123456", b"a:+1", b"a:8a", b"user@a", b"a/b", b"a b", b"a\n", b"a\x00", b"%4", b"%zz", b"\xe9", b"[::1", b"::1", b"[1::2::3]", b"[v1.a]", b"[]", b"[::1]a", b"[fe80::1%eth0]", b"a" * 1025, b"a#b", b"a?b", b"a\\b"],
+    [
+        b"",
+        b":80",
+        b"a:65536",
+        b"a:123456",
+        b"a:+1",
+        b"a:8a",
+        b"user@a",
+        b"a/b",
+        b"a b",
+        b"a\n",
+        b"a\x00",
+        b"%4",
+        b"%zz",
+        b"\xe9",
+        b"[::1",
+        b"::1",
+        b"[1::2::3]",
+        b"[v1.a]",
+        b"[]",
+        b"[::1]a",
+        b"[fe80::1%eth0]",
+        b"a" * 1025,
+        b"a#b",
+        b"a?b",
+        b"a\\b",
+    ],
 )
 def test_no_authority(value: bytes) -> None:
     with pytest.raises(FieldError):
@@ -167,7 +218,12 @@ def test_fields_are_split_and_trimmed() -> None:
         b"a: 1\n",
         b"a: 1\r\r\n",
         b"a: \x00\r\n",
-    , b" a: 1\r\n", b"a: 1", b"a: 1\r\n\r\n", b"\xe9: 1\r\n", b"a: 1\rb: 2\r\n"],
+        b" a: 1\r\n",
+        b"a: 1",
+        b"a: 1\r\n\r\n",
+        b"\xe9: 1\r\n",
+        b"a: 1\rb: 2\r\n",
+    ],
 )
 def test_malformed_lines_are_refused(lines: bytes) -> None:
     with pytest.raises(FieldError):
