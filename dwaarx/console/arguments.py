@@ -96,7 +96,7 @@ def _read_responses(options: Mapping[str, object] | None, count: int) -> list[Pa
             hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(_OPTIONS)}"
             raise ConsoleError(f"unknown option {name!r}; {hint}")
     value = options.get("ocspResponses")
-    if value is None:
+    if value is None or value == []:
         return [None] * count
     paths = [
         None if each is None else read_path("ocspResponses", each)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import attrs
 import cryptography
 import OpenSSL
 from OpenSSL import SSL
@@ -27,7 +26,6 @@ from dwaarx.console.arguments import (
 )
 from dwaarx.console.errors import ConsoleError
 from dwaarx.console.table import Report, Table
-from dwaarx.dns.forwarder import ServerStatus
 from dwaarx.frontend import Frontend
 from dwaarx.listening import BindStatus
 
@@ -250,11 +248,30 @@ class Console:
 
     def showServers(self) -> Table:
         """Show the servers that DNS queries are forwarded to."""
-        servers = self._frontend.forwarder.servers()
-        fields = [field.name for field in attrs.fields(ServerStatus)]
         return Table(
-            (name.replace("_", " ") for name in fields),
-            ([getattr(server, name) for name in fields] for server in servers),
+            (
+                "pool",
+                "name",
+                "address",
+                "state",
+                "outstanding",
+                "queries",
+                "failures",
+                "latency ms",
+            ),
+            (
+                (
+                    each.pool,
+                    each.name,
+                    each.address,
+                    each.state,
+                    each.outstanding,
+                    each.queries,
+                    each.failures,
+                    each.latency,
+                )
+                for each in self._frontend.forwarder.servers()
+            ),
         )
 
     def showBinds(self) -> Table:

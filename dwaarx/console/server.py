@@ -19,7 +19,6 @@ from twisted.logger import Logger
 from dwaarx.config.model import Console, ConsoleOff, ConsoleUnix
 from dwaarx.console.errors import ConsoleError
 from dwaarx.console.protocol import ConsoleFactory
-from dwaarx.console.ssh import SshConsole
 from dwaarx.reactor import Reactor
 
 _log = Logger()
@@ -43,6 +42,9 @@ def console_service(
         return Service()
     if isinstance(config, ConsoleUnix):
         return UnixConsole(storage_path / SOCKET_NAME, namespace, reactor)
+    # Imported only here, since conch's SSH installs a reactor when it is imported.
+    from dwaarx.console.ssh import SshConsole
+
     return SshConsole(config, storage_path, namespace, reactor)
 
 

@@ -164,6 +164,12 @@ class UserAuth(SSHUserAuthServer):
 
     attemptsBeforeDisconnect = MAX_ATTEMPTS
 
+    def serviceStarted(self) -> None:
+        """Begin."""
+        assert self.transport is not None
+        self.clock = cast("ConsoleSshFactory", self.transport.factory).clock
+        super().serviceStarted()
+
 
 class ConsoleTransport(SSHServerTransport):
     """One connection: it must log in soon, and what it sends wrong only ends it."""
