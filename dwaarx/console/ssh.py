@@ -66,6 +66,7 @@ class ConsoleSession:
         self._size: tuple[int, int] | None = None
         self._terminal: Terminal | None = None
         self._waiting: Deferred[Answer] | None = None
+        self._closed = False
 
     def getPty(self, term: bytes, windowSize: tuple[int, ...], attrs: object) -> None:
         """Note the size of the client's window."""
@@ -89,11 +90,15 @@ class ConsoleSession:
         self._clock.callLater(0, self._run, proto, command)
 
     def _run(self, proto: SSHSessionProcessProtocol, command: bytes) -> None:
+        if self._closed:
+            return
         self._waiting = answer(command.decode("utf-8", "replace"), fresh(self._namespace))
         self._waiting.addCallback(self._answered, proto)
 
     def _answered(self, result: Answer, proto: SSHSessionProcessProtocol) -> None:
         self._waiting = None
+        if self._closed:
+            return
         shown = "" if result.result is None else f"{result.result}\n"
         proto.outReceived(f"{result.output}{shown}".encode())
         if result.error is not None:
@@ -118,6 +123,7 @@ class ConsoleSession:
 
     def closed(self) -> None:
         """Give up what is still waited for."""
+        self._closed = True
         terminal, self._terminal = self._terminal, None
         if terminal is not None:
             terminal.connectionLost(Failure(ConnectionDone()))

@@ -12,7 +12,6 @@ from dwaarx.console.server import console_service
 
 from .running import PATIENCE
 
-
 UNIX = ConsoleUnix()
 
 
