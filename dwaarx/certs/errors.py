@@ -25,7 +25,8 @@ class CertificateErrors(ExceptionGroup[CertificateError]):
 
     def __new__(cls, errors: Iterable[CertificateError]) -> Self:
         """Gather the errors; raises ValueError if there is none."""
-        return super().__new__(cls, "certificates cannot be used", tuple(errors))
+        gathered = tuple(errors)
+        return super().__new__(cls, "\n".join(map(str, gathered)), gathered)
 
     @property
     def errors(self) -> tuple[CertificateError, ...]:
@@ -33,7 +34,7 @@ class CertificateErrors(ExceptionGroup[CertificateError]):
         return tuple(error for error in self.exceptions if isinstance(error, CertificateError))
 
     def __str__(self) -> str:
-        return "\n".join(str(error) for error in self.exceptions)
+        return self.message
 
 
 class Refusal(enum.Enum):

@@ -25,6 +25,7 @@ from dwaarx.tls.policy import PrivateKey
 _log = Logger()
 
 _ROOT = "internal/root.pem"
+_FORMER_ROOT = "internal/root.old.pem"
 _ROOT_CERTIFICATE = "internal/root.crt"
 
 # Certificates begin a little in the past, for clients whose clocks are late.
@@ -82,6 +83,8 @@ class InternalCA:
                 ends=ends,
                 path=str(self.root_path),
             )
+            # Should it be someone's own, its key is not lost.
+            self._write(_FORMER_ROOT, self._root.pem(), 0o600)
             self._root = self._make_root()
         return self._root
 
@@ -133,7 +136,7 @@ class InternalCA:
 
     def _load_root(self) -> KeyPair:
         path = self._storage.path(_ROOT)
-        if not path.exists():
+        if not _exists(path):
             return self._make_root()
         advice = (
             "restore the file from a backup; or remove it, then a new root is made, "
@@ -187,7 +190,7 @@ class InternalCA:
 
     def _load_leaf(self, name: str) -> KeyPair | None:
         path = self._storage.path(name)
-        if not path.exists():
+        if not _exists(path):
             return None
         try:
             return load_pair(path, path)
@@ -222,6 +225,14 @@ class InternalCA:
             .sign(root.key, _signature_hash(root.key))
         )
         return KeyPair(certificate, (root.certificate,), key)
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file; raises CertificateError if that cannot be known."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise CertificateError(path, f"cannot be read: {reason_of(error)}") from error
 
 
 def _common_name(value: str) -> x509.Name:

@@ -226,7 +226,10 @@ class CertificateManager(Service):
             return Slot(pair, None, error)
 
     def _renew(self, identity: Identity, source: InternalCertificate) -> None:
-        """Renew leaf and staple if they are due; raises CertificateErrors."""
+        """Renew leaf and staple if they are due; raises CertificateErrors.
+
+        A staple that could not be made is told by the slot's refusal.
+        """
         slot = identity.slots[0]
         pair = self._issue(source)
         if not _same(pair, slot.pair):
@@ -235,6 +238,8 @@ class CertificateManager(Service):
         elif self._staple_due(slot) <= self._now():
             signed = self._signed(slot.pair)
             slot.put(signed.staple or slot.valid_staple(self._now()), signed.refusal)
+        if identity.slots[0].refusal is None:
+            self._retry.pop(source, None)
 
     def _next(self, identity: Identity) -> datetime | None:
         """Return when something is due for an internal certificate; None for one of files."""
@@ -276,7 +281,6 @@ class CertificateManager(Service):
         else:
             refusal = identity.slots[0].refusal
             if refusal is None:
-                self._retry.pop(source, None)
                 return
             reason = str(refusal)
         self._retry[source] = self._now() + schedule.RETRY
