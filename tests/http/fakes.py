@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from twisted.internet import error
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
 from dwaarx.http.events import Fields, RequestHead
 from dwaarx.http.exchange import ConnectionInfo, Exchange
 
@@ -99,3 +103,78 @@ class NamedHandler:
     def handle(self, exchange):
         self.seen.append(exchange)
         exchange.answer(200, (), self.name.encode())
+
+
+class FakeTransport(StringTransport):
+    """A StringTransport with what TCP has besides; `events` holds what was done to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.events = []
+        self.no_delay = self.keep_alive = False
+
+    def setTcpNoDelay(self, enabled):
+        self.no_delay = enabled
+
+    def setTcpKeepAlive(self, enabled):
+        self.keep_alive = enabled
+
+    def loseConnection(self):
+        self.events.append("lose")
+        super().loseConnection()
+
+    def abortConnection(self):
+        self.events.append("abort")
+
+    def loseWriteConnection(self):
+        self.events.append("lose-write")
+
+    def stopWriting(self):
+        self.events.append("stop-writing")
+
+    def pauseProducing(self):
+        self.events.append("pause")
+        super().pauseProducing()
+
+    def resumeProducing(self):
+        self.events.append("resume")
+        super().resumeProducing()
+
+
+class FakeUpstream:
+    """The other end of one connection that a MemoryReactorClock was asked for."""
+
+    def __init__(self, reactor, at=-1):
+        self.host, self.port, self.factory, self.timeout, _ = reactor.tcpClients[at]
+        self.connector = reactor.connectors[at]
+        self.transport = FakeTransport()
+        self.protocol = None
+
+    def accept(self):
+        self.protocol = self.factory.buildProtocol(None)
+        if self.protocol is not None:
+            self.protocol.makeConnection(self.transport)
+        return self
+
+    def refuse(self):
+        self.factory.clientConnectionFailed(self.connector, Failure(error.ConnectionRefusedError()))
+
+    def taken(self):
+        """What dwaarx has sent since the last look."""
+        data = self.transport.value()
+        self.transport.clear()
+        return data
+
+    def says(self, *pieces):
+        for piece in pieces:
+            self.protocol.dataReceived(piece)
+
+    def ends(self):
+        self.protocol.readConnectionLost()
+
+    def breaks(self):
+        self.protocol.connectionLost(Failure(error.ConnectionLost()))
+
+    @property
+    def gone(self):
+        return "abort" in self.transport.events or "lose" in self.transport.events
