@@ -179,7 +179,7 @@ def _without_opt(wire: bytes) -> bytes:
     try:
         message = dns.message.from_wire(wire, ignore_trailing=True)
         message.use_edns(False)
-        return message.to_wire(max_size=MAX_MESSAGE)
+        return message.to_wire(max_size=MAX_MESSAGE, want_shuffle=False)
     except (dns.exception.DNSException, ValueError) as wrong:
         raise MalformedMessageError(str(wrong)) from None
 

@@ -42,26 +42,26 @@ class Expiry:
 
     def stop(self) -> Iterator[Waiter]:
         """Stop, and yield all who still wait."""
-        if self._call is not None:
+        if self._call is not None and self._call.active():
             self._call.cancel()
-            self._call = None
+        self._call = None
         queue, self._queue = self._queue, deque()
         for deadline, waiter in queue:
             if waiter.deadline == deadline:
                 yield waiter
 
     def _look(self) -> None:
-        self._call = None
+        # The spent call stays while this works, so that a waiter that waits anew sets no other:
+        # there may be one before it in the queue.
         queue = self._queue
         now = self._clock.seconds()
         while queue:
             deadline, waiter = queue[0]
             if waiter.deadline == deadline and deadline > now:
-                # A waiter that times out may wait anew, and have set the call itself.
-                if self._call is None:
-                    self._call = self._clock.callLater(deadline - now, self._look)
+                self._call = self._clock.callLater(deadline - now, self._look)
                 return
             queue.popleft()
             if waiter.deadline == deadline:
                 waiter.deadline = None
                 waiter.timed_out()
+        self._call = None

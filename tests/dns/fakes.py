@@ -1,0 +1,156 @@
+"""A reactor in memory, upstreams on loopback, and transports that remember."""
+
+from __future__ import annotations
+
+import socket
+
+import dns.flags
+import dns.message
+import dns.rrset
+from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+
+from dwaarx.config.model import Address
+from dwaarx.dns.message import Query
+from dwaarx.dns.query import parse
+
+
+class Reactor(MemoryReactorClock):
+    """Time and TCP in memory; UDP sockets are real, and read when `turn` is called."""
+
+    def turn(self) -> None:
+        for reader in list(self.getReaders()):
+            reader.doRead()
+        self.advance(0)
+
+
+class UdpServer:
+    """An upstream on loopback that answers as the test says."""
+
+    def __init__(self, family: int = socket.AF_INET) -> None:
+        self.socket = socket.socket(family, socket.SOCK_DGRAM)
+        self.socket.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+        self.socket.settimeout(5)
+        host, port = self.socket.getsockname()[:2]
+        self.address = Address(host, port)
+
+    def take(self) -> tuple[dns.message.Message, tuple]:
+        wire, peer = self.socket.recvfrom(65535)
+        return dns.message.from_wire(wire), peer
+
+    def nothing_came(self) -> bool:
+        self.socket.setblocking(False)
+        try:
+            self.socket.recvfrom(65535)
+        except BlockingIOError:
+            return True
+        finally:
+            self.socket.settimeout(5)
+        return False
+
+    def send(self, answer, peer) -> None:
+        self.socket.sendto(answer if isinstance(answer, bytes) else answer.to_wire(), peer)
+
+    def answer(self, *texts: str, rcode: int = 0, flags: int = 0) -> dns.message.Message:
+        asked, peer = self.take()
+        self.send(answer_to(asked, *texts, rcode=rcode, flags=flags), peer)
+        return asked
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class TcpPeer:
+    """The upstream's end of a connection that the code under test has opened."""
+
+    def __init__(self, reactor: Reactor, index: int = -1) -> None:
+        host, port, factory, timeout, _ = reactor.tcpClients[index]
+        self.address = Address(host, port)
+        self.timeout = timeout
+        self.factory = factory
+        self.connector = reactor.connectors[index]
+        self.transport = Transport()
+        self.protocol = None
+
+    def connect(self) -> TcpPeer:
+        self.protocol = self.factory.buildProtocol(None)
+        self.protocol.makeConnection(self.transport)
+        return self
+
+    def refuse(self) -> None:
+        self.factory.clientConnectionFailed(self.connector, Failure(ConnectionRefusedError()))
+
+    def lose(self) -> None:
+        self.protocol.connectionLost(Failure(ConnectionDone()))
+
+    def asked(self) -> list[dns.message.Message]:
+        return [dns.message.from_wire(wire) for wire in unframe(self.transport.take())]
+
+    def send(self, *answers) -> None:
+        wires = [a if isinstance(a, bytes) else a.to_wire(max_size=65_535) for a in answers]
+        self.protocol.dataReceived(frame(*wires))
+
+
+class Transport(StringTransport):
+    """Counts writes, and tells an abort from an orderly close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+        self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        self.writes += 1
+        super().write(data)
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        super().abortConnection()
+
+    def take(self) -> bytes:
+        data = self.value()
+        self.clear()
+        return data
+
+
+def answer_to(
+    asked: dns.message.Message, *texts: str, rcode: int = 0, flags: int = 0, edns: bool = True
+) -> dns.message.Message:
+    answer = dns.message.make_response(asked, our_payload=4096)
+    if not edns:
+        answer.use_edns(False)
+    answer.flags |= dns.flags.RA | flags
+    answer.set_rcode(rcode)
+    for text in texts:
+        owner, ttl, kind, value = text.split(" ", 3)
+        answer.answer.append(dns.rrset.from_text(owner, int(ttl), "IN", kind, value))
+    return answer
+
+
+def frame(*wires: bytes) -> bytes:
+    return b"".join(len(wire).to_bytes(2, "big") + wire for wire in wires)
+
+
+def unframe(data: bytes) -> list[bytes]:
+    wires = []
+    while data:
+        length = int.from_bytes(data[:2], "big")
+        assert len(data) >= 2 + length
+        wires.append(data[2 : 2 + length])
+        data = data[2 + length :]
+    return wires
+
+
+def make(name: str = "www.example.org", kind: str = "A", **kw) -> dns.message.Message:
+    options = kw.pop("options", None)
+    edns = kw.pop("edns", options is not None)
+    return dns.message.make_query(
+        name, kind, use_edns=0 if edns else False, payload=1400, options=options, **kw
+    )
+
+
+def query(name: str = "www.example.org", kind: str = "A", *, client="127.0.0.1", **kw) -> Query:
+    parsed = parse(make(name, kind, **kw).to_wire(), client, "dot", 600)
+    assert isinstance(parsed, Query)
+    return parsed
