@@ -82,7 +82,7 @@ def _compile(op: HeaderOp) -> _Change:
         raise ValueError(f"{op.name} belongs to the framing of the message")
     if op.op == "delete":
         return lambda fields, _exchange: [field for field in fields if field[0] != name]
-    if not is_value(op.value.encode("utf-8")):
+    if not is_value(op.value.strip(" \t").encode("utf-8")):
         raise ValueError(f"the value for {op.name} cannot stand in a field")
     value = compile_template(op.value)
 
