@@ -61,7 +61,6 @@ class DotConnection(Protocol):
         self._reading = True
         self._draining = False
         self._closing = False
-        self._lost = False
 
     @property
     def _to(self) -> StreamTransport:
@@ -79,7 +78,7 @@ class DotConnection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Stop; answers that are still to come are dropped."""
-        self._lost = self._closing = True
+        self._closing = True
         self._deadline.stop()
         if self._flush_call is not None:
             self._flush_call.cancel()
@@ -138,7 +137,7 @@ class DotConnection(Protocol):
         self._settle(progress=progress)
 
     def _answer(self, message: bytes) -> None:
-        if self._lost:
+        if self._closing:
             return
         self._session.answer(message)
         if not self._working and self._flush_call is None:
@@ -147,8 +146,9 @@ class DotConnection(Protocol):
 
     def _flush(self) -> None:
         self._flush_call = None
-        # What the limits held back goes on, and is written together with these answers.
-        self._work(b"")
+        if not self._closing:
+            # What the limits held back goes on, and is written together with these answers.
+            self._work(b"")
 
     def _settle(self, *, progress: bool) -> None:
         """Let the transport read or not, and the right deadline run."""

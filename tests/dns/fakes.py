@@ -7,7 +7,7 @@ import socket
 import dns.flags
 import dns.message
 import dns.rrset
-from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet import error
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
@@ -79,10 +79,10 @@ class TcpPeer:
         return self
 
     def refuse(self) -> None:
-        self.factory.clientConnectionFailed(self.connector, Failure(ConnectionRefusedError()))
+        self.factory.clientConnectionFailed(self.connector, Failure(error.ConnectionRefusedError()))
 
     def lose(self) -> None:
-        self.protocol.connectionLost(Failure(ConnectionDone()))
+        self.protocol.connectionLost(Failure(error.ConnectionDone()))
 
     def asked(self) -> list[dns.message.Message]:
         return [dns.message.from_wire(wire) for wire in unframe(self.transport.take())]

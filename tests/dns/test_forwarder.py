@@ -584,7 +584,12 @@ def pools(forwarder, default, *others) -> None:
 
 def test_the_longest_suffix_wins(forwarder, reactor, server, second):
     third = UdpServer()
-    pools(forwarder, server, (("corp.example", "10.in-addr.arpa"), second), (("a.Corp.example",), third))
+    pools(
+        forwarder,
+        server,
+        (("corp.example", "10.in-addr.arpa"), second),
+        (("a.Corp.example",), third),
+    )
     for name, expected in (
         ("corp.example", second),
         ("www.CORP.example", second),
@@ -702,9 +707,7 @@ def test_a_wrong_configuration_changes_nothing(forwarder, reactor, server, wrong
     assert client.text == "192.0.2.10"
 
 
-@pytest.mark.parametrize(
-    "policy", ["least_outstanding", "round_robin", "first", "random", "hash"]
-)
+@pytest.mark.parametrize("policy", ["least_outstanding", "round_robin", "first", "random", "hash"])
 def test_policies_pick_among_the_upstreams(forwarder, policy, server, second):
     use(forwarder, server, second, policy=policy)
     for _ in range(40):

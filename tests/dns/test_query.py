@@ -169,9 +169,7 @@ def test_types_that_are_refused(kind):
 
 def test_an_ixfr_with_its_soa():
     asked = make("example.org", "IXFR")
-    asked.authority.append(
-        dns.rrset.from_text("example.org.", 0, "IN", "SOA", "a. b. 1 2 3 4 5")
-    )
+    asked.authority.append(dns.rrset.from_text("example.org.", 0, "IN", "SOA", "a. b. 1 2 3 4 5"))
     answer = read(asked.to_wire())
     assert isinstance(answer, bytes)
     assert dns.message.from_wire(answer).rcode() == dns.rcode.REFUSED
@@ -230,7 +228,10 @@ labels = st.binary(min_size=1, max_size=20)
     st.sampled_from(["A", "AAAA", "MX", "TXT", "HTTPS", "ANY", "SVCB", "TYPE65280"]),
     st.integers(0, 65535),
     st.booleans(),
-    st.none() | st.lists(st.tuples(st.integers(65001, 65535) | st.just(12), st.binary(max_size=20)), max_size=4),
+    st.none()
+    | st.lists(
+        st.tuples(st.integers(65001, 65535) | st.just(12), st.binary(max_size=20)), max_size=4
+    ),
 )
 def test_as_dnspython_reads_it(parts, kind, number, want_dnssec, options):
     name = dns.name.Name([*parts, b""])

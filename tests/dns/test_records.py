@@ -80,7 +80,9 @@ def test_any():
 )
 def test_types(line):
     kind = line.split()[1]
-    assert lines(ask(records(line), "t.test", kind)) == [line.replace("t.test ", "t.test. 60 IN ", 1)]
+    assert lines(ask(records(line), "t.test", kind)) == [
+        line.replace("t.test ", "t.test. 60 IN ", 1)
+    ]
 
 
 def test_a_name_without_its_last_dot_is_absolute():
