@@ -146,7 +146,7 @@ class H1Session:
             self._held += data
             return []
         if reading == _RAW:
-            return [BodyReceived(self._id, data)]
+            return [*self.next_request(), BodyReceived(self._id, data)]
         if reading == _OVER:
             return []
         events: list[Event] = []

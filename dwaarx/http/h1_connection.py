@@ -141,6 +141,7 @@ class H1Connection(Protocol):
         elif not session.is_tunnel:
             self.abort("the client closed the connection")
         elif exchange.ended:
+            self._exchange = None  # both halves have ended: nothing is lost
             self._close()
         elif exchange.consumer is not None:
             exchange.consumer.body_ended(())
@@ -188,13 +189,20 @@ class H1Connection(Protocol):
         if not self._in_turn:
             self._flush()
 
+    def tunnel_begun(self) -> None:
+        """Both ways are raw; what the client sent behind its request belongs to it."""
+        if not self._in_turn:
+            self._turn([])
+
     def response_ended(self) -> None:
         """The response is whole: on to the next request, or close our half of the tunnel."""
         if self._session.is_tunnel:
             self._flush()
-            # TLS cannot close one half in Twisted; and whoever ends a tunnel there has done so
-            if self._client_ended or self.info.secure:
+            if self._client_ended:
+                self._exchange = None  # both halves have ended: nothing is lost
                 self._close()
+            elif self.info.secure:
+                self._close()  # TLS cannot close one half in Twisted
             else:
                 self._unregister()
                 self._tcp.loseWriteConnection()
@@ -244,6 +252,7 @@ class H1Connection(Protocol):
         self._in_turn = False
         if self._state is _State.OPEN:
             self._flush()
+        if self._state is _State.OPEN:  # the transport may have called back
             self._balance()
             self._arm()
 

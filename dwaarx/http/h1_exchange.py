@@ -16,6 +16,9 @@ class Carrier(Protocol):
     def written(self) -> None:
         """Something is to be sent."""
 
+    def tunnel_begun(self) -> None:
+        """The protocol was changed."""
+
     def response_ended(self) -> None:
         """The response is whole, or our half of the tunnel is."""
 
@@ -78,7 +81,9 @@ class H1Exchange(Exchange):
         except (FieldError, ResponseError) as error:
             self._connection.response_failed(error)
         else:
-            if end:
+            if status == 101:
+                self._connection.tunnel_begun()
+            elif end:
                 self._ended = True
                 self._connection.response_ended()
             else:

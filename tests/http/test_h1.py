@@ -714,6 +714,13 @@ def test_a_tunnel() -> None:
     assert session.next_request() == []
 
 
+def test_what_came_before_the_tunnel_goes_first() -> None:
+    session = H1Session(b"http")
+    session.receive_data(UPGRADE + b"early")
+    session.send_head(101, ())
+    assert session.receive_data(b"late") == [BodyReceived(1, b"early"), BodyReceived(1, b"late")]
+
+
 def test_a_refused_upgrade_goes_on_with_http() -> None:
     driver = both(UPGRADE + GET)
     assert len(driver.heads) == 2
