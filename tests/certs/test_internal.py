@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import stat
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -231,3 +232,39 @@ def test_a_staple(ca, time):
     pair = ca.issue(NAMES)
     staple = verify(ca.sign_staple(pair), pair.certificate, ca.root().certificate, time.now)
     assert staple.next_update == time.now + schedule.STAPLE_VALIDITY
+
+
+def test_an_own_root_without_key_identifier(storage, time):
+    key = pki.make_key("ed25519")
+    name = pki.name("Bare")
+    bare = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(time.now - pki.DAY)
+        .not_valid_after(time.now + pki.YEAR)
+    )
+    constraints = x509.BasicConstraints(ca=True, path_length=None)
+    root = pki.Entity(bare.add_extension(constraints, critical=True).sign(key, None), key)
+    storage.write("internal/root.pem", root.key_pem + root.pem)
+    ca = InternalCA(storage, time)
+    pair = ca.issue(NAMES)
+    assert issued_by(pair.certificate, root.certificate)
+    assert len(extension(pair.certificate, x509.AuthorityKeyIdentifier).value.key_identifier) == 20
+    verify(ca.sign_staple(pair), pair.certificate, root.certificate, time.now)
+    # And one that does not even say that it is a CA.
+    none = pki.Entity(bare.sign(key, None), key)
+    storage.write("internal/root.pem", none.key_pem + none.pem)
+    with pytest.raises(CertificateError, match="holds no self-signed CA certificate"):
+        InternalCA(storage, time).root()
+
+
+def test_a_storage_that_cannot_be_searched(ca, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(CertificateError, match="cannot be read: Permission denied"):
+        ca.issue(NAMES)
