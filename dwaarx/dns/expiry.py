@@ -35,8 +35,12 @@ class Expiry:
 
     def add(self, waiter: Waiter, now: float) -> None:
         """Let a waiter wait from now on, instead of whatever it waited for before."""
+        queue = self._queue
+        # Most waits end early: what they hold must not stay for the whole time.
+        while queue and queue[0][1].deadline != queue[0][0]:
+            queue.popleft()
         waiter.deadline = deadline = now + self._seconds
-        self._queue.append((deadline, waiter))
+        queue.append((deadline, waiter))
         if self._call is None:
             self._call = self._clock.callLater(self._seconds, self._look)
 

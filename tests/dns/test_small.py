@@ -187,6 +187,16 @@ def test_who_times_out_may_wait_anew():
     assert log == [waiter, other, waiter]
 
 
+def test_who_no_longer_waits_is_let_go():
+    clock = Clock()
+    expiry = Expiry(clock, 2)
+    for _ in range(1000):
+        waiter = Waiter([])
+        expiry.add(waiter, clock.seconds())
+        waiter.deadline = None
+    assert len(expiry._queue) == 1
+
+
 def test_stop_yields_who_still_waits():
     clock, log = Clock(), []
     expiry = Expiry(clock, 2)
