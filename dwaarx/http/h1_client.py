@@ -188,6 +188,11 @@ class H1ClientSession:
         return self._keep_alive and self._state not in (_UNTIL_CLOSE, _DEAD)
 
     @property
+    def until_close(self) -> bool:
+        """Whether a response's body is coming whose end is the connection's."""
+        return self._state == _UNTIL_CLOSE
+
+    @property
     def silent(self) -> bool:
         """Whether not one byte has come since the last request."""
         return self._silent

@@ -268,7 +268,13 @@ class ProxiedRequest:
 
     def upstream_lost(self, reason: str) -> None:
         """The connection is gone in the middle of things."""
-        self._fail(reason)
+        connection = self._connection
+        if self._upload_stopped and connection is not None and connection.session.until_close:
+            # Closing on bytes that it has not read makes a reset of the upstream's orderly end.
+            self._drop()
+            self._exchange.end()
+        else:
+            self._fail(reason)
 
     def upstream_overdue(self) -> None:
         """The response's head, or the next piece of its body, did not come in time."""

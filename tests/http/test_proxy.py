@@ -250,6 +250,14 @@ def test_an_early_refusal_is_passed_on_and_ends_the_upload(stage):
     exchange.consumer.body_received(b"more")
 
 
+def test_an_early_refusal_until_close_may_end_with_a_reset(stage, warnings):
+    exchange, upstream = stage.upload(content_length=1000)
+    upstream.says(b"HTTP/1.1 413 Too Large\r\n\r\nbig")
+    upstream.breaks()
+    assert exchange.names[-3:] == ["head", "body", "end"]
+    assert warnings == []
+
+
 def test_an_early_response_with_close_ends_the_upload(stage):
     exchange, upstream = stage.upload()
     upstream.taken()
