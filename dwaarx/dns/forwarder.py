@@ -48,9 +48,10 @@ class ServerStatus:
 
 
 @attrs.frozen
-class _Tables:
+class Tables:
     """All that a Dwaarfile says of resolving, swapped whole; pools by their suffix on the wire."""
 
+    upstreams: dict[DnsUpstream, Upstream]
     allow: AllowList
     records: LocalRecords
     default: Pool
@@ -65,8 +66,8 @@ class Forwarder:
         self._reactor = reactor
         self._resolv_conf = resolv_conf
         self._lookups = Lookups(reactor)
-        self._upstreams: dict[DnsUpstream, Upstream] = {}
-        self._tables = _Tables(
+        self._tables = Tables(
+            {},
             AllowList(LOCAL_NETWORKS),
             compile_records(()),
             Pool("", (), policy("first")),
@@ -77,17 +78,53 @@ class Forwarder:
     def configure(self, resolvers: tuple[Resolvers, ...]) -> None:
         """Put pools, records and allow list into force, live.
 
-        Upstreams that stay keep their sockets and counts; those that go finish what they were
-        asked. Raises ResolversError, and then nothing has changed.
+        Raises ResolversError, and then nothing has changed.
+        """
+        self.apply(self.prepare(resolvers))
+
+    def prepare(self, resolvers: tuple[Resolvers, ...]) -> Tables:
+        """Return what `apply` puts into force, without changing anything.
+
+        Reads /etc/resolv.conf. Raises ResolversError for records that cannot stand side by
+        side, and for what no Dwaarfile that was read without error holds.
         """
         upstreams: dict[DnsUpstream, Upstream] = {}
-        tables = self._compile(resolvers, upstreams)
-        former, self._upstreams = self._upstreams, upstreams
-        self._tables = tables
-        for upstream in upstreams.values():
+        default: Pool | None = None
+        allow: AllowList | None = None
+        records = compile_records(record for block in resolvers for record in block.records)
+        suffixes: dict[bytes, Pool] = {}
+        pools: list[Pool] = []
+        system = tuple(DnsUpstream("auto", address) for address in resolv.read(self._resolv_conf))
+        for block in resolvers:
+            members = self._members(block.upstreams or system, upstreams)
+            try:
+                pool = Pool(" ".join(block.suffixes), members, policy(block.policy))
+            except KeyError:
+                raise ResolversError(f"policy {block.policy}: there is no such policy") from None
+            pools.append(pool)
+            for suffix in block.suffixes:
+                suffixes[_suffix(suffix)] = pool
+            if not block.suffixes:
+                default = pool
+                if block.allow is not None:
+                    allow = AllowList(block.allow)
+        if default is None:
+            default = Pool("", self._members(system, upstreams), policy("least_outstanding"))
+            pools.append(default)
+        allow = allow or AllowList(LOCAL_NETWORKS)
+        return Tables(upstreams, allow, records, default, suffixes, tuple(pools))
+
+    def apply(self, tables: Tables) -> None:
+        """Put into force what `prepare` returned last; cannot fail.
+
+        Upstreams that stay keep their sockets and counts; those that go finish what they were
+        asked.
+        """
+        former, self._tables = self._tables, tables
+        for upstream in tables.upstreams.values():
             upstream.revive()
-        for server, upstream in former.items():
-            if server not in upstreams:
+        for server, upstream in former.upstreams.items():
+            if tables.upstreams.get(server) is not upstream:
                 upstream.retire()
         for pool in tables.pools:
             if not pool.upstreams:
@@ -131,54 +168,27 @@ class Forwarder:
     def stop(self) -> None:
         """Answer what waits with SERVFAIL, and close every socket."""
         self._lookups.stop()
-        for upstream in self._upstreams.values():
+        for upstream in self._tables.upstreams.values():
             upstream.retire()
 
-    def _forward(self, tables: _Tables, query: Query, respond: Respond) -> None:
+    def _forward(self, tables: Tables, query: Query, respond: Respond) -> None:
         pool = tables.default
         if tables.suffixes:
             pool = _pool_for(query.name, tables)
         self._lookups.start(pool, query, respond)
 
-    def _follow(self, tables: _Tables, query: Query, alias: Alias, respond: Respond) -> None:
+    def _follow(self, tables: Tables, query: Query, alias: Alias, respond: Respond) -> None:
         def found(answer: bytes) -> None:
             respond(join(query, alias, answer))
 
         self._forward(tables, query_for_target(query, alias), found)
-
-    def _compile(
-        self, resolvers: tuple[Resolvers, ...], upstreams: dict[DnsUpstream, Upstream]
-    ) -> _Tables:
-        default: Pool | None = None
-        allow: AllowList | None = None
-        records = compile_records(record for block in resolvers for record in block.records)
-        suffixes: dict[bytes, Pool] = {}
-        pools: list[Pool] = []
-        system = tuple(DnsUpstream("auto", address) for address in resolv.read(self._resolv_conf))
-        for block in resolvers:
-            members = self._members(block.upstreams or system, upstreams)
-            try:
-                pool = Pool(" ".join(block.suffixes), members, policy(block.policy))
-            except KeyError:
-                raise ResolversError(f"policy {block.policy}: there is no such policy") from None
-            pools.append(pool)
-            for suffix in block.suffixes:
-                suffixes[_suffix(suffix)] = pool
-            if not block.suffixes:
-                default = pool
-                if block.allow is not None:
-                    allow = AllowList(block.allow)
-        if default is None:
-            default = Pool("", self._members(system, upstreams), policy("least_outstanding"))
-            pools.append(default)
-        return _Tables(allow or AllowList(LOCAL_NETWORKS), records, default, suffixes, tuple(pools))
 
     def _members(
         self, servers: Iterable[DnsUpstream], upstreams: dict[DnsUpstream, Upstream]
     ) -> tuple[Upstream, ...]:
         members: dict[DnsUpstream, Upstream] = {}
         for server in servers:
-            upstream = upstreams.get(server) or self._upstreams.get(server)
+            upstream = upstreams.get(server) or self._tables.upstreams.get(server)
             if upstream is None:
                 try:
                     ip_address(server.address.host)
@@ -198,7 +208,7 @@ def _suffix(suffix: str) -> bytes:
         raise ResolversError(f"resolvers {suffix}: {wrong}") from None
 
 
-def _pool_for(name: bytes, tables: _Tables) -> Pool:
+def _pool_for(name: bytes, tables: Tables) -> Pool:
     """The pool of the longest suffix, by whole labels."""
     suffixes = tables.suffixes
     position = 0

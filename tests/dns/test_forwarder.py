@@ -678,10 +678,9 @@ def test_what_stays_keeps_its_sockets_and_counts(forwarder, reactor, server, sec
 def test_what_comes_back_before_it_has_finished_stays(forwarder, reactor, server, second):
     use(forwarder, server)
     client = Client(forwarder)
-    former = forwarder._upstreams
+    back = forwarder.prepare((Resolvers(upstreams=(DnsUpstream("auto", server.address),)),))
     use(forwarder, second)
-    forwarder._upstreams = former
-    use(forwarder, server)
+    forwarder.apply(back)
     server.answer("www.example.org. 30 A 192.0.2.10")
     reactor.turn()
     assert client.text == "192.0.2.10"
