@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 
 run: $(VENV)/.installed
 	@$(BIN)/python -m dwaarx.quickstart
-	@exec $(BIN)/twistd -n --pidfile= dwaarx --config config/quickstart.Dwaarfile
+	@PYTHONPATH=$(CURDIR) exec $(BIN)/twistd -n --pidfile= dwaarx --config config/quickstart.Dwaarfile
 
 test: $(VENV)/.test-tools
 	@tools/apt-packages test

@@ -117,7 +117,7 @@ class Frontend(MultiService):
 
         looking = LoopingCall(look)
         looking.clock = self._reactor
-        waiting: Deferred[object] = looking.start(DRAIN_LOOK)
+        waiting: Deferred[object] = looking.start(DRAIN_LOOK).addCallback(lambda _: None)
         return waiting
 
     def _close(self) -> None:
@@ -166,6 +166,10 @@ class Frontend(MultiService):
 
     def _apply(self, config: Config, additions: tuple[Site, ...]) -> str:
         plan = make_plan(config, additions)
+        handlers = {
+            site: self._handlers.get(site) or compile_site(site, self)
+            for site in (*config.sites, *additions)
+        }
         identities = self.manager.acquire(_sources(plan))
         try:
             sockets = self._bind(plan)
@@ -175,19 +179,14 @@ class Frontend(MultiService):
         # From here on nothing fails.
         before = self._listeners
         kept = self._kept(plan)
-        known, self._handlers = self._handlers, {}
+        self._handlers = handlers
         self._listeners = {
             address: kept.get(address)
             or RunningListener(each, self._reactor, self._base, self.forwarder)
             for address, each in plan.items()
         }
         for address, listener in self._listeners.items():
-            listener.update(
-                plan[address],
-                config.timeouts,
-                identities,
-                lambda site: self._handler(site, known),
-            )
+            listener.update(plan[address], config.timeouts, identities, handlers)
             if address in sockets:
                 listener.listen(self._reactor, sockets[address])
         for address, listener in before.items():
@@ -251,12 +250,6 @@ class Frontend(MultiService):
         self._retired.append(listener)
 
     # --- parts --------------------------------------------------------------
-
-    def _handler(self, site: Site, old: dict[Site, Handler]) -> Handler:
-        """Return a site's handler; a site that has not changed keeps the one it had."""
-        handler = self._handlers.get(site) or old.get(site) or compile_site(site, self)
-        self._handlers[site] = handler
-        return handler
 
     def reverse_proxy(self, config: ReverseProxy) -> Handler:
         """Make the handler of a `reverse_proxy` directive."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import attrs
 from OpenSSL import SSL
@@ -65,7 +65,7 @@ class RunningListener:
         plan: ListenerPlan,
         timeouts: Timeouts,
         identities: Mapping[CertificateSource, Identity],
-        handler: Callable[[Site], Handler],
+        handlers: Mapping[Site, Handler],
     ) -> None:
         """Serve this plan from the next handshake and the next request on."""
         self.plan = plan
@@ -81,7 +81,7 @@ class RunningListener:
             [
                 (
                     served.host,
-                    handler(served.site)
+                    handlers[served.site]
                     if served.redirect is None
                     else HttpsRedirect(served.redirect),
                 )

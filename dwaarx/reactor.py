@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import (
     IReactorCore,
+    IReactorFDSet,
     IReactorFromThreads,
     IReactorPluggableNameResolver,
     IReactorSocket,
@@ -16,6 +17,7 @@ from twisted.internet.interfaces import (
 
 class Reactor(
     IReactorCore,
+    IReactorFDSet,
     IReactorFromThreads,
     IReactorPluggableNameResolver,
     IReactorSocket,

@@ -49,9 +49,7 @@ def test_moving_it_earlier(clock: Clock, deadline: Deadline, struck: list[float]
     assert struck == [3]
 
 
-def test_cleared_it_does_not_strike(
-    clock: Clock, deadline: Deadline, struck: list[float]
-) -> None:
+def test_cleared_it_does_not_strike(clock: Clock, deadline: Deadline, struck: list[float]) -> None:
     deadline.set(10)
     deadline.clear()
     clock.advance(20)

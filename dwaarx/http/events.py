@@ -1,4 +1,4 @@
-"""What the HTTP sessions say: frozen events, the same for HTTP/1.1 and HTTP/2, server and client."""
+"""What the HTTP sessions say: frozen events, the same for both versions and both roles."""
 
 from __future__ import annotations
 

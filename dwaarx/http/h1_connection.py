@@ -270,7 +270,9 @@ class H1Connection(Protocol):
             self._end(event)
 
     def _begin(self, event: RequestReceived) -> None:
-        exchange = H1Exchange(event.head, self.info, self, self._session)
+        exchange = H1Exchange(
+            event.head, self.info, self, self._session, request_ended=event.ended
+        )
         self._exchange = exchange
         self._served = True
         returned = False

@@ -43,8 +43,10 @@ class H1Exchange(Exchange):
         info: ConnectionInfo,
         connection: Carrier,
         session: H1Session,
+        *,
+        request_ended: bool,
     ) -> None:
-        Exchange.__init__(self, request, info)
+        Exchange.__init__(self, request, info, request_ended=request_ended)
         self._connection = connection
         self._session = session
         self._ended = False

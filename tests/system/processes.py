@@ -73,7 +73,9 @@ def run(*words: str | Path, check: bool = True, stdin: str = "", timeout: float 
         text=True,
         errors="replace",
     )
-    assert not check or done.returncode == 0, f"{words} ended with {done.returncode}:\n{done.stdout}"
+    assert not check or done.returncode == 0, (
+        f"{words} ended with {done.returncode}:\n{done.stdout}"
+    )
     return done.stdout
 
 

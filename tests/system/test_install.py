@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_wheel_in_a_clean_environment(tmp_path: Path) -> None:
+    # With the checkout on the path, pip would find dwaarx already there.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
     def call(*words: str | Path) -> str:
         done = subprocess.run(
             list(map(str, words)),
             cwd=tmp_path,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -114,7 +114,9 @@ def test_interactive_console(service: Service) -> None:
     see(b">>> ")
     os.write(master, b"showVer\t")
     see(b"sion")
-    os.write(master, b")\r" if b"showVersion(" in re.sub(rb"\x1b\[[0-9;]*m", b"", seen) else b"()\r")
+    os.write(
+        master, b")\r" if b"showVersion(" in re.sub(rb"\x1b\[[0-9;]*m", b"", seen) else b"()\r"
+    )
     see(b"dwaarx 0.")
     assert b"\x1b[" in seen
     os.write(master, b"\x04")

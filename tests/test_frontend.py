@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+
+from dwaarx.certs.errors import CertificateErrors
+from dwaarx.config.errors import ConfigError
+from dwaarx.config.model import Address, CertificateFiles, Config
+from dwaarx.config import parse
+from dwaarx.frontend import Frontend, FrontendError
+from dwaarx.plan import PlanError
+from dwaarx.tls.sockets import BindError
+from tests.certs.pki import make_ca, make_leaf
+from tests.system.processes import free_port
+
+
+class Port:
+    """An adopted listening socket."""
+
+    def __init__(self, sock: socket.socket, factory: object) -> None:
+        self.sock = sock
+        self.factory = factory
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("TCP", *self.sock.getsockname()[:2])
+
+    def stopListening(self) -> Deferred[None]:
+        self.sock.close()
+        return succeed(None)
+
+
+class Reactor(MemoryReactorClock):
+    """A reactor in memory, but for the sockets that are adopted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ports: list[Port] = []
+
+    def adoptStreamPort(self, fd: int, family: int, factory: object) -> Port:
+        port = Port(socket.socket(fileno=os.dup(fd)), factory)
+        self.ports.append(port)
+        return port
+
+
+@pytest.fixture
+def reactor() -> Reactor:
+    return Reactor()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    ca = make_ca()
+    for stem in ("one", "two"):
+        make_leaf(ca, ["a.test"]).write(tmp_path, stem)
+    return tmp_path
+
+
+def read(folder: Path, text: str) -> Config:
+    file = folder / "Dwaarfile"
+    file.write_text(f"{{\n storage {folder}/storage\n http_port 0\n bind 127.0.0.1\n}}\n{text}\n")
+    return parse(file.read_text(), str(file))
+
+
+def site(folder: Path, port: int, stem: str = "one") -> str:
+    return f"a.test:{port} {{\n tls {folder}/{stem}.pem {folder}/{stem}.key\n respond hello\n}}"
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def frontend(reactor: Reactor, folder: Path, port: int) -> Iterator[Frontend]:
+    frontend = Frontend(read(folder, site(folder, port)), reactor)
+    frontend.privilegedStartService()
+    frontend.startService()
+    yield frontend
+    stopping = frontend.stopService()
+    reactor.pump([0.1] * 3)
+    assert stopping.called
+
+
+def addresses(frontend: Frontend) -> list[str]:
+    return [status.address for status in frontend.binds()]
+
+
+def test_start(frontend: Frontend, port: int, folder: Path) -> None:
+    (status,) = frontend.binds()
+    assert status.address == f"127.0.0.1:{port}"
+    assert status.protocols == ("https/1.1", "h2")
+    assert status.names == ("a.test",)
+    assert status.origin == "Dwaarfile"
+    assert status.certificates == (f"{folder}/one.pem",)
+    assert (status.connections, status.accepted, status.tls_failures) == (0, 0, 0)
+
+
+def test_reload_says_what_changed(frontend: Frontend, folder: Path, port: int) -> None:
+    other = free_port()
+    read(folder, site(folder, other))
+    assert frontend.reload() == (
+        f"1 sites, 1 listeners, now listening on 127.0.0.1:{other}, "
+        f"no longer listening on 127.0.0.1:{port}"
+    )
+    assert addresses(frontend) == [f"127.0.0.1:{other}"]
+
+
+def test_an_unchanged_site_keeps_its_handler_and_identity(
+    frontend: Frontend, folder: Path, port: int
+) -> None:
+    (source,) = frontend.manager.acquire([])  or [None]
+    read(folder, "\n\n" + site(folder, port))
+    before = frontend.config.sites[0]
+    assert frontend.reload() == "1 sites, 1 listeners"
+    assert frontend.config.sites[0] == before
+    assert source is None
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("a.test:{port} {{\n respnd hello\n}}", ConfigError),
+        ("{site}\nhttp://b.test:{port} {{\n respond hello\n}}", (PlanError, ConfigError)),
+        ("a.test:{port} {{\n tls none.pem none.key\n respond hello\n}}", CertificateErrors),
+        ("{site}\nb.test:{taken} {{\n tls internal\n respond hello\n}}", BindError),
+    ],
+)
+def test_what_fails_changes_nothing(
+    frontend: Frontend,
+    reactor: Reactor,
+    folder: Path,
+    port: int,
+    text: str,
+    error: type[Exception],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        read_before = frontend.config
+        file = folder / "Dwaarfile"
+        head = file.read_text().split("}")[0] + "}\n"
+        file.write_text(head + text.format(port=port, site=site(folder, port), taken=taken))
+        with pytest.raises(error):
+            frontend.reload()
+    assert frontend.config is read_before
+    assert addresses(frontend) == [f"127.0.0.1:{port}"]
+    assert len(frontend.manager.status()) == 1
+    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+
+def test_a_failed_move_of_an_address_is_undone(
+    frontend: Frontend, reactor: Reactor, folder: Path, port: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        text = f"{site(folder, port)}\nb.test:{taken} {{\n tls internal\n respond hello\n}}"
+        config = read(folder, text.replace("hello", "x", 1))
+        file = folder / "Dwaarfile"
+        # From 127.0.0.1 to every address: the listener gives way, and comes back.
+        file.write_text(file.read_text().replace(" bind 127.0.0.1\n", ""))
+        with pytest.raises(BindError):
+            frontend.reload()
+    assert config.sites
+    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    assert addresses(frontend) == [f"127.0.0.1:{port}"]
+
+
+def test_from_tls_to_plain_on_the_same_address(
+    frontend: Frontend, folder: Path, port: int
+) -> None:
+    read(folder, f"http://a.test:{port} {{\n respond hello\n}}")
+    frontend.reload()
+    (status,) = frontend.binds()
+    assert status.protocols == ("http",)
+    assert status.certificates == ()
+    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+
+def test_storage_cannot_change(frontend: Frontend, folder: Path) -> None:
+    file = folder / "Dwaarfile"
+    file.write_text(file.read_text().replace("/storage", "/elsewhere"))
+    with pytest.raises(FrontendError, match="storage cannot change"):
+        frontend.reload()
+
+
+def test_additions_share_a_listener_and_outlive_a_reload(
+    frontend: Frontend, folder: Path, port: int
+) -> None:
+    address = Address("127.0.0.1", free_port())
+    pair = (CertificateFiles(folder / "two.pem", folder / "two.key"),)
+    said = frontend.add_tls_local(address, pair)
+    assert f"now listening on {address}" in said
+    frontend.add_doh_local(address, pair, ("/dns-query",))
+    read(folder, site(folder, port))
+    frontend.reload()
+    status = next(each for each in frontend.binds() if each.address == str(address))
+    assert status.protocols == ("https/1.1", "h2", "dot", "doh")
+    assert status.doh_paths == ("/dns-query",)
+    assert status.names == ("*",)
+    assert status.origin == "console"
+    with pytest.raises(PlanError, match="already served"):
+        frontend.add_doh_local(address, pair, ("/other",))
+    with pytest.raises(FrontendError, match="already a listener of the Dwaarfile"):
+        frontend.add_tls_local(Address("127.0.0.1", port), pair)
+
+
+def test_a_stop_waits_for_what_is_in_progress(
+    reactor: Reactor, folder: Path, port: int
+) -> None:
+    frontend = Frontend(read(folder, f"http://a.test:{port} {{\n respond hello\n}}"), reactor)
+    frontend.privilegedStartService()
+    frontend.startService()
+    (listening,) = reactor.ports
+    protocol, transport = _connected(listening)
+    protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: a.test\r\n")
+    stopping = frontend.stopService()
+    reactor.pump([0.1] * 20)
+    assert not stopping.called
+    protocol.dataReceived(b"\r\n")
+    assert b"200" in transport.value()
+    assert b"connection: close" in transport.value().lower()
+    protocol.connectionLost(Failure(ConnectionDone()))
+    reactor.pump([0.1] * 2)
+    assert stopping.called
+
+
+def test_a_stop_drops_what_is_left_after_the_drain_time(
+    reactor: Reactor, folder: Path, port: int
+) -> None:
+    frontend = Frontend(read(folder, site(folder, port)), reactor)
+    frontend.privilegedStartService()
+    frontend.startService()
+    protocol, transport = _connected(reactor.ports[0])
+    frontend.config.timeouts  # 30 s
+    # A handshake that is not done is dropped at once; nothing else is left to wait for.
+    stopping = frontend.stopService()
+    assert transport.aborted
+    reactor.pump([1.0] * 31)
+    assert stopping.called
+    protocol.connectionLost(Failure(ConnectionDone()))
+
+
+def _connected(port: Port):  # type: ignore[no-untyped-def]
+    from tests.tls.memory import HOST, PEER, MemoryTransport
+
+    protocol = port.factory.buildProtocol(PEER)  # type: ignore[attr-defined]
+    transport = MemoryTransport(HOST, PEER)
+    protocol.makeConnection(transport)
+    return protocol, transport
