@@ -180,7 +180,7 @@ class ProxiedRequest:
                 self._refuse_body(str(error))
                 return
             self._early = None
-        connection.flush()
+        connection.flush_head()
         if self._request_ended or exchange.expects_continue():
             connection.deadline.set(self._handler.config.response_header_timeout)
         self._resume_request()

@@ -78,6 +78,23 @@ class UpstreamConnection(Protocol):
         if out and not self._write_stopped:
             self.transport.writeSequence(out)
 
+    def flush_head(self) -> None:
+        """Write what begins a request: straight to the socket, since nothing is queued before it.
+
+        The transport would write in the reactor's next turn, having asked epoll twice: a tenth
+        of what a small request costs.
+        """
+        write_some = getattr(self.transport, "writeSomeData", None)
+        if write_some is None:
+            self.flush()
+            return
+        data = b"".join(self.session.data_to_send())
+        sent: int | BaseException = write_some(data)
+        if isinstance(sent, BaseException):
+            sent = 0  # the transport finds out for itself, and closes
+        if sent < len(data):
+            self.transport.write(data[sent:])
+
     def watch_writes(self) -> None:
         """Let a failing write not end the connection while the upstream may have answered.
 

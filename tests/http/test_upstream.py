@@ -348,3 +348,34 @@ def test_a_write_that_succeeds_is_as_before(pools, reactor):
     assert far.recv(10) == b"abc"
     near.close()
     far.close()
+
+
+class ShortTransport:
+    """Takes `size` bytes of a write, or fails."""
+
+    def __init__(self, transport, size):
+        self.transport = transport
+        self.size = size
+        self.sent = b""
+
+    def __getattr__(self, name):
+        return getattr(self.transport, name)
+
+    def writeSomeData(self, data):
+        if isinstance(self.size, Exception):
+            return self.size
+        self.sent += data[: self.size]
+        return len(data[: self.size])
+
+
+@pytest.mark.parametrize("size", [0, 7, 10_000, OSError("broken pipe")])
+def test_a_head_goes_to_the_socket_at_once_and_the_rest_to_the_transport(pools, reactor, size):
+    user, _ = dial(pools)
+    upstream = FakeUpstream(reactor).accept()
+    connection = user.connection
+    transport = connection.transport = ShortTransport(upstream.transport, size)
+    connection.session.send_request(b"GET", b"/", b"a", (), "none")
+    connection.flush_head()
+    request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+    assert len(transport.sent) == (0 if isinstance(size, Exception) else min(size, len(request)))
+    assert transport.sent + upstream.taken() == request
