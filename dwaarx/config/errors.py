@@ -97,9 +97,9 @@ def likely(word: str, valid: Iterable[str]) -> str:
     """Return the end of a sentence: the word that was probably meant, or those that fit."""
     words = list(valid)
     if len(word) <= MAX_SHOWN:
-        close = difflib.get_close_matches(word.lower(), words, n=1)
-        if close:
-            return f"; did you mean {quoted(close[0])}?"
+        by_lower = {known.lower(): known for known in words}
+        for close in difflib.get_close_matches(word.lower(), by_lower, n=1):
+            return f"; did you mean {quoted(by_lower[close])}?"
     if 0 < len(words) <= MAX_LISTED:
         return f"; expected {listed(words)}"
     return ""

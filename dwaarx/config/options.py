@@ -143,22 +143,22 @@ class _Reader:
                 hint = likely(kind.text, ["unix", "ssh", "off"])
                 raise WrongError(kind.location, f"there is no console {quoted(kind.text)}{hint}")
 
-    def _ssh(self, statement: Statement) -> ConsoleSsh:
+    def _ssh(self, statement: Statement) -> Console:
         address = addresses.listen_address(statements.words(statement, _CONSOLE_SSH, 2, 2)[1])
-        found: list[ConsoleSsh] = []
+        console: Console = ConsoleOff()
 
         def authorized_keys(inner: Statement) -> None:
+            nonlocal console
             word = statements.one_word(inner, "authorized_keys FILE")
             path = values.file_path(word, self._folder)
-            found.append(ConsoleSsh(address, path, word.location))
+            console = ConsoleSsh(address, path, word.location)
 
         block = statements.block(statement, "console ssh ADDRESS")
         read_block(block, _CONSOLE, {"authorized_keys": authorized_keys}, self._problems)
-        if found:
-            return found[0]
-        raise WrongError(
-            statement.location, f"a file of keys is missing: expected `{_CONSOLE_SSH}`"
-        )
+        if not any(inner.name == "authorized_keys" for inner in block):
+            message = f"a file of keys is missing: expected `{_CONSOLE_SSH}`"
+            raise WrongError(statement.location, message)
+        return console
 
     def timeouts(self, statement: Statement) -> None:
         statements.words(statement, "timeouts { … }", 0, 0)

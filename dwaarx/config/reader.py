@@ -77,10 +77,12 @@ class _Reader:
         rest = self._read_options(top)
         waiting: list[Word] = []
         for statement in rest:
+            goes_on = False
             try:
-                waiting = self._statement(statement, waiting)
+                goes_on = self._statement(statement, waiting)
             except WrongError as error:
                 self._problems.note(error.problem)
+            if not goes_on:
                 waiting = []
         if waiting:
             message = "expected another address after the comma, and `{`"
@@ -121,24 +123,24 @@ class _Reader:
         self._options = read_options(options, self._folder, self._problems)
         return tuple(rest)
 
-    def _statement(self, statement: Statement, waiting: list[Word]) -> list[Word]:
-        """Read a site or pool; return the addresses that go on on the next line."""
+    def _statement(self, statement: Statement, waiting: list[Word]) -> bool:
+        """Read a site or pool; return whether its addresses, in `waiting`, go on on a new line."""
         first = statement.words[0]
         if not waiting and first.text == "resolvers" and not first.quote:
             pool = read_resolvers(statement, self._problems)
             self._resolvers.append(pool)
-            return []
-        addresses = [*waiting, *statement.words]
+            return False
+        waiting.extend(statement.words)
         if statement.block is None:
-            if addresses[-1].text.endswith(","):
-                return addresses
+            if waiting[-1].text.endswith(","):
+                return True
             raise WrongError(first.location, self._without_block(first))
         site = sites.read_site(
-            tuple(addresses), statement, self._options, self._folder, self._problems
+            tuple(waiting), statement, self._options, self._folder, self._problems
         )
         if site is not None:
             self._sites.append(site)
-        return []
+        return False
 
     def _without_block(self, word: Word) -> str:
         name = quoted(word.text)

@@ -197,5 +197,5 @@ def _rdata(type_: str, words: list[Word]) -> str:
         rdata.to_wire()
     except (dns.exception.DNSException, ValueError, OverflowError) as error:
         reason = str(error) or "it is not in the presentation format"
-        raise WrongError(place, f"these data do not fit an {type_} record: {reason}") from error
+        raise WrongError(place, f"not the data of a record of type {type_}: {reason}") from error
     return str(rdata.to_text())
