@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from dwaarx.http.events import Field, RequestHead
+from dwaarx.http.events import Field, Fields, RequestHead
 from dwaarx.http.exchange import ConnectionInfo
 
 PSEUDONYM = b"dwaarx"
@@ -25,10 +25,26 @@ _OWN = frozenset((b"content-length", b"host"))
 _REMEMBERED = 1024
 
 
+class ClearedFields(list[Field]):
+    """A request's fields without the client's claims: such names here are the Dwaarfile's."""
+
+
+def without_claims(fields: Fields) -> ClearedFields:
+    """Return the fields without what the client says of its way, before `request_header`s."""
+    if isinstance(fields, ClearedFields):
+        return fields
+    return ClearedFields(field for field in fields if not _is_claim(field[0]))
+
+
+@lru_cache(_REMEMBERED)
+def _is_claim(name: bytes) -> bool:
+    plain = name.replace(b"_", b"-")
+    return plain.startswith(b"x-forwarded") or plain in _CLAIMS
+
+
 @lru_cache(_REMEMBERED)
 def _passes(name: bytes) -> bool:
-    plain = name.replace(b"_", b"-")
-    return not (plain.startswith(b"x-forwarded") or plain in _CLAIMS or plain in _OWN)
+    return not (_is_claim(name) or name.replace(b"_", b"-") in _OWN)
 
 
 @lru_cache(_REMEMBERED)
@@ -54,9 +70,19 @@ def via(version: bytes) -> Field:
 
 
 def upstream_fields(request: RequestHead, info: ConnectionInfo) -> list[Field]:
-    """Return the fields for the upstream: without Host and Content-Length, which it adds."""
-    passes = _passes
-    fields = [field for field in request.fields if passes(field[0])]
-    fields += _origin(info.client, info.secure, request.authority)
+    """Return the fields for the upstream: without Host and Content-Length, which it adds.
+
+    What a `request_header` has set takes the place of what would be said here.
+    """
+    given = request.fields
+    origin = _origin(info.client, info.secure, request.authority)
+    if isinstance(given, ClearedFields):
+        fields = [field for field in given if field[0].replace(b"_", b"-") not in _OWN]
+        names = {field[0] for field in fields}
+        fields += [field for field in origin if field[0] not in names]
+    else:
+        passes = _passes
+        fields = [field for field in given if passes(field[0])]
+        fields += origin
     fields.append(via(request.version))
     return fields

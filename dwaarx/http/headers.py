@@ -10,6 +10,7 @@ from dwaarx.config.model import HeaderOp
 from dwaarx.http.events import Field, Fields
 from dwaarx.http.exchange import Exchange
 from dwaarx.http.fields import CONNECTION_SPECIFIC, FieldError, is_token, is_value, parse_authority
+from dwaarx.http.forwarded import ClearedFields, without_claims
 from dwaarx.http.placeholders import Template, compile_template
 
 # The sessions write these; a Dwaarfile that changed them would break the framing.
@@ -35,7 +36,7 @@ def compile_response_changes(ops: Sequence[HeaderOp]) -> Callable[[Exchange], No
 
 
 def compile_request_changes(ops: Sequence[HeaderOp]) -> Callable[[Exchange], None]:
-    """Return what changes an exchange's request. Raises ValueError for an impossible change.
+    """Return what changes an exchange's request, once the client's claims are out of it. Raises ValueError for an impossible change.
 
     Setting `host` changes the authority; a value made from placeholders that is no authority
     leaves it as it was.
@@ -45,7 +46,7 @@ def compile_request_changes(ops: Sequence[HeaderOp]) -> Callable[[Exchange], Non
 
     def apply(exchange: Exchange) -> None:
         request = exchange.request
-        fields = list(request.fields)
+        fields: list[Field] = without_claims(request.fields)
         for change in changes:
             fields = change(fields, exchange)
         authority = request.authority
@@ -54,7 +55,7 @@ def compile_request_changes(ops: Sequence[HeaderOp]) -> Callable[[Exchange], Non
                 authority = parse_authority(host(exchange))
             except FieldError:
                 continue
-        exchange.request = attrs.evolve(request, fields=fields, authority=authority)
+        exchange.request = attrs.evolve(request, fields=ClearedFields(fields), authority=authority)
 
     return apply
 

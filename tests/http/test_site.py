@@ -17,6 +17,7 @@ from dwaarx.config.model import (
     Site,
     SiteAddress,
 )
+from dwaarx.http.forwarded import upstream_fields
 from dwaarx.http.site import compile_site
 from tests.http.fakes import NamedHandler, make_exchange
 
@@ -184,6 +185,23 @@ def test_request_fields():
     exchange = changed(ops, of_request=True, fields=fields)
     assert exchange.request.fields == [(b"x-c", b"192.0.2.7"), (b"x-d", b"")]
     assert exchange.request.authority == b"example.com"
+
+
+def test_what_the_dwaarfile_says_of_the_client_counts_and_what_the_client_says_does_not():
+    claims = [(b"x-real-ip", b"6.6.6.6"), (b"x_forwarded_for", b"6.6.6.6"), (b"accept", b"*/*")]
+    ops = tuple(
+        HeaderOp("default", name, "{remote_host}") for name in ("x-real-ip", "x-forwarded-for")
+    )
+    changes = ChangeHeaders(ops, of_request=True)
+    exchange = asked([changes, changes, APP], fields=claims, content_length=5)
+    sent = upstream_fields(exchange.request, exchange.info)
+    assert [field for field in sent if field[0] not in (b"forwarded", b"via")] == [
+        (b"accept", b"*/*"),
+        (b"x-real-ip", b"192.0.2.7"),
+        (b"x-forwarded-for", b"192.0.2.7"),
+        (b"x-forwarded-proto", b"https"),
+        (b"x-forwarded-host", b"example.com"),
+    ]
 
 
 def test_request_host():
