@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .PHONY: run test fmt clean
 
 run: $(VENV)/.installed
-	@$(BIN)/python -m dwaarx.quickstart
+	@PYTHONPATH=$(CURDIR) $(BIN)/python tools/quickstart.py config/quickstart.Dwaarfile $(BIN)
 	@PYTHONPATH=$(CURDIR) exec $(BIN)/twistd -n --pidfile= dwaarx --config config/quickstart.Dwaarfile
 
 test: $(VENV)/.test-tools

@@ -58,8 +58,8 @@ class Frontend(MultiService):
 
     Children are the certificate manager and whatever else the maker adds (the console). Every
     method that changes something either does all of it, or raises and has changed nothing:
-    `ConfigError` and `PlanError` with places, `CertificateErrors` with files, `BindError` with
-    the address, `FrontendError` else.
+    `ConfigError` and `PlanError` with places, `ResolversError`, `CertificateErrors` with files,
+    `BindError` with the address, `FrontendError` else.
     """
 
     def __init__(self, config: Config, reactor: Reactor) -> None:
@@ -170,6 +170,7 @@ class Frontend(MultiService):
             site: self._handlers.get(site) or compile_site(site, self)
             for site in (*config.sites, *additions)
         }
+        tables = self.forwarder.prepare(config.resolvers)
         identities = self.manager.acquire(_sources(plan))
         try:
             sockets = self._bind(plan)
@@ -194,7 +195,7 @@ class Frontend(MultiService):
                 self._retire(listener)
         self.config = config
         self._additions = additions
-        self.forwarder.configure(config.resolvers)
+        self.forwarder.apply(tables)
         self._pools.retain(_upstreams(config.sites))
         self.manager.retain(_sources(plan))
         for hook in self.applied:

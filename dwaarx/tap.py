@@ -18,6 +18,7 @@ from dwaarx.config.errors import ConfigError
 from dwaarx.config.model import Config, Console
 from dwaarx.console.functions import Console as ConsoleFunctions
 from dwaarx.console.server import console_service
+from dwaarx.dns.errors import ResolversError
 from dwaarx.frontend import Frontend, FrontendError
 from dwaarx.plan import PlanError
 from dwaarx.reactor import Reactor
@@ -26,7 +27,15 @@ from dwaarx.tls.sockets import BindError
 _log = Logger()
 
 # What a Dwaarfile, or the machine it meets, can be at fault for; said without a traceback.
-OPERATOR_ERRORS = (ConfigError, PlanError, CertificateErrors, BindError, FrontendError, OSError)
+OPERATOR_ERRORS = (
+    ConfigError,
+    PlanError,
+    ResolversError,
+    CertificateErrors,
+    BindError,
+    FrontendError,
+    OSError,
+)
 
 
 class Options(usage.Options):
