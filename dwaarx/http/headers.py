@@ -36,8 +36,9 @@ def compile_response_changes(ops: Sequence[HeaderOp]) -> Callable[[Exchange], No
 
 
 def compile_request_changes(ops: Sequence[HeaderOp]) -> Callable[[Exchange], None]:
-    """Return what changes an exchange's request, once the client's claims are out of it. Raises ValueError for an impossible change.
+    """Return what changes an exchange's request. Raises ValueError for an impossible change.
 
+    Before the first change, what the client claims about its way (X-Forwarded-*) is taken out.
     Setting `host` changes the authority; a value made from placeholders that is no authority
     leaves it as it was.
     """
