@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Protocol as Interface
 from typing import cast
 
-from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -33,8 +35,30 @@ _log = Logger()
 # acknowledgements are no part of what a stream's queue bounds.
 MAX_WAITING = 65_536
 
-# How long a client may take to read what is left, once we have closed.
-CLOSE_GRACE = 5.0
+
+class Transport(Interface):
+    """What the connection asks of its transport, TLS or plain."""
+
+    def write(self, data: bytes) -> None:
+        """Send; may call the producer's pauseProducing."""
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """Tell this producer when to pause and resume."""
+
+    def unregisterProducer(self) -> None:
+        """Tell it no more."""
+
+    def pauseProducing(self) -> None:
+        """Read no more."""
+
+    def resumeProducing(self) -> None:
+        """Read again."""
+
+    def loseConnection(self) -> None:
+        """Close when all is written."""
+
+    def abortConnection(self) -> None:
+        """Close at once."""
 
 
 @implementer(IPushProducer)
@@ -64,7 +88,8 @@ class H2Connection(Protocol):
         self._reading = True
         self._closing = False
         self._deadline = Deadline(clock, self._expired)
-        self._now = self._opened_at = self._idle_at = self._moved_at = clock.seconds()
+        self._now = self._opened_at = self._idle_at = clock.seconds()
+        self._moved_at: float | None = None  # when a body went on last, while one waits
         self._begun: int | None = None  # the frame or field block that is not whole yet
         self._begun_at = 0.0
         self._idle_stream = 0  # the last stream when the connection was found idle
@@ -72,15 +97,14 @@ class H2Connection(Protocol):
         self._drain_at: float | None = None
 
     @property
-    def _tcp(self) -> ITCPTransport:
-        return cast("ITCPTransport", self.transport)
+    def _wire(self) -> Transport:
+        return cast("Transport", self.transport)
 
     # --- the transport
 
     def connectionMade(self) -> None:
         """Say our settings, and wait for the client's."""
-        # A bare transport takes a producer that provides the interface, as this does.
-        self._tcp.registerProducer(cast("IPushProducer", self), True)
+        self._wire.registerProducer(self, True)
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
@@ -102,22 +126,24 @@ class H2Connection(Protocol):
     def pauseProducing(self) -> None:
         """Hear that the transport is full."""
         self.paused = True
-        self._moved_at = self._clock.seconds()
         self._tell_all()
+        if not self._closing:
+            self._now = self._clock.seconds()
+            self._rearm()
 
     def resumeProducing(self) -> None:
         """Hear that the transport takes more."""
         self.paused = False
         if self._closing:
             return
-        self._now = self._moved_at = self._clock.seconds()
+        self._moved_at = None
         self._in_turn = True
         self._tell_all()
         self._in_turn = False
         self._flush()
         if not self._reading and not self.paused and not self._closing:
             self._reading = True
-            self._tcp.resumeProducing()
+            self._wire.resumeProducing()
 
     def stopProducing(self) -> None:
         """Hear that the transport is gone; connectionLost follows."""
@@ -204,7 +230,7 @@ class H2Connection(Protocol):
         self._exchanges.clear()
         self._uploads.clear()
         for exchange in exchanges:
-            self._call(exchange, lambda exchange=exchange: exchange.lose(reason))
+            self._call(exchange, partial(exchange.lose, reason))
 
     # --- for the exchanges
 
@@ -219,9 +245,9 @@ class H2Connection(Protocol):
 
     def await_upload(self, exchange: H2Exchange) -> None:
         """Wait for more of a request's body."""
-        exchange.body_at = self._clock.seconds()
+        exchange.body_at = self._now = self._clock.seconds()
         self._uploads[exchange.stream_id] = exchange
-        self.flush_soon()
+        self._rearm()
 
     def flush_soon(self) -> None:
         """Send what the session has, at the end of this turn."""
@@ -244,7 +270,7 @@ class H2Connection(Protocol):
             data = session.data_to_send()
             if not data:
                 break
-            self._tcp.write(data)
+            self._wire.write(data)
             events = session.take_events()
             if events:
                 # What the handlers send now is written in the next round.
@@ -260,7 +286,7 @@ class H2Connection(Protocol):
                 return
         if self.paused and self._reading and session.waiting > MAX_WAITING:
             self._reading = False
-            self._tcp.pauseProducing()
+            self._wire.pauseProducing()
         self._rearm()
 
     def drain(self) -> None:
@@ -272,21 +298,19 @@ class H2Connection(Protocol):
 
     def _end(self, error: str | None) -> None:
         """Close: the session is over."""
-        if self._closing:
-            return
         self._closing = True
         if error is not None:
             _log.debug(
                 "HTTP/2 connection of {client} ended: {error}", client=self.info.client, error=error
             )
-        tcp = self._tcp
+        wire = self._wire
         data = self.session.data_to_send()
         if data:
-            tcp.write(data)
+            wire.write(data)
         self._lose_all(error or "the connection is closed")
-        tcp.unregisterProducer()
-        tcp.loseConnection()
-        self._deadline.set(CLOSE_GRACE)
+        wire.unregisterProducer()
+        wire.loseConnection()
+        self._deadline.set(self._timeouts.idle)
 
     # --- deadlines
 
@@ -314,17 +338,19 @@ class H2Connection(Protocol):
             nearest = min(nearest, self._idle_at + timeouts.idle)
         else:
             self._idle_stream = -1
-        if session.sent != self._sent or not (self.paused or session.queued):
-            self._sent = session.sent
-            self._moved_at = now
+        if not (self.paused or session.queued):
+            self._moved_at = None
         else:
+            if self._moved_at is None or session.sent != self._sent:
+                self._moved_at = now
+                self._sent = session.sent
             nearest = min(nearest, self._moved_at + timeouts.idle)
         self._deadline.set(max(0.0, nearest - now))
 
     def _expired(self) -> None:
         """Look which deadline it was, if any: the nearest may have moved since."""
         if self._closing:
-            self._tcp.abortConnection()
+            self._wire.abortConnection()
             return
         session = self.session
         timeouts = self._timeouts
@@ -335,7 +361,7 @@ class H2Connection(Protocol):
             self._give_up(ErrorCode.SETTINGS_TIMEOUT, "no preface and SETTINGS in time")
         elif self._begun is not None and now >= self._begun_at + timeouts.read_header:
             self._give_up(ErrorCode.ENHANCE_YOUR_CALM, "a field block did not come in time")
-        elif (self.paused or session.queued) and now >= self._moved_at + timeouts.idle:
+        elif self._moved_at is not None and now >= self._moved_at + timeouts.idle:
             self._give_up(ErrorCode.ENHANCE_YOUR_CALM, "the client did not read")
         elif not session.streams and now >= self._idle_at + timeouts.idle:
             self._give_up(ErrorCode.NO_ERROR, "idle")
@@ -352,4 +378,4 @@ class H2Connection(Protocol):
         unheard = self.paused
         self._end(reason)
         if unheard:
-            self._tcp.abortConnection()
+            self._wire.abortConnection()

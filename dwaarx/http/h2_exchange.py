@@ -45,7 +45,7 @@ class H2Exchange(Exchange):
         stream_id: int,
         received: bool,
     ) -> None:
-        Exchange.__init__(self, request, info)
+        Exchange.__init__(self, request, info, request_ended=received)
         self.stream_id = stream_id
         self.body_at = 0.0  # when the last piece of the request's body came
         self._connection = connection
