@@ -139,8 +139,7 @@ def _console(options: argparse.Namespace) -> int:
 
 
 def _print(stream: TextIO, *lines: str) -> None:
-    for line in lines:
-        stream.write(f"{line}\n")
+    stream.writelines(f"{line}\n" for line in lines)
 
 
 if __name__ == "__main__":
