@@ -7,6 +7,8 @@ from concurrent.futures import Future
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 
 PATIENCE = 20.0  # a test that waits longer than this has failed
 
@@ -45,4 +47,4 @@ class Running:
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         for selectable in self.reactor.removeAll():
-            selectable.connectionLost(None)
+            selectable.connectionLost(Failure(ConnectionDone()))
