@@ -129,8 +129,11 @@ class H1Exchange(Exchange):
             self._connection.response_ended()
 
     def reset(self, reason: str) -> None:
-        """Give up: the connection is aborted, so that the client sees it."""
-        if not self._ended:
+        """Give up: the connection is aborted, so that the client sees it.
+
+        Of a tunnel this ends the client's half too, which may outlive ours without end.
+        """
+        if not self._ended or self._session.is_tunnel:
             self._ended = True
             self.consumer = None
             self._connection.abort()

@@ -782,6 +782,14 @@ def test_a_tunnel_closes_half_by_half_from_the_other_side() -> None:
     assert bench.heard == [b"more"]
 
 
+def test_a_tunnel_whose_client_never_closes_can_be_reset() -> None:
+    bench = tunnel()
+    bench.exchange.end()
+    assert not bench.aborted
+    bench.exchange.reset("the tunnel is over")
+    assert bench.aborted
+
+
 def test_a_tunnel_over_tls_closes_whole() -> None:
     bench = tunnel(secure=True)
     bench.exchange.end()
