@@ -13,9 +13,9 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from dwaarx.certs.errors import CertificateErrors
+from dwaarx.config import parse
 from dwaarx.config.errors import ConfigError
 from dwaarx.config.model import Address, CertificateFiles, Config
-from dwaarx.config import parse
 from dwaarx.frontend import Frontend, FrontendError
 from dwaarx.plan import PlanError
 from dwaarx.tls.sockets import BindError
@@ -117,7 +117,7 @@ def test_reload_says_what_changed(frontend: Frontend, folder: Path, port: int) -
 def test_an_unchanged_site_keeps_its_handler_and_identity(
     frontend: Frontend, folder: Path, port: int
 ) -> None:
-    (source,) = frontend.manager.acquire([])  or [None]
+    (source,) = frontend.manager.acquire([]) or [None]
     read(folder, "\n\n" + site(folder, port))
     before = frontend.config.sites[0]
     assert frontend.reload() == "1 sites, 1 listeners"
@@ -173,9 +173,7 @@ def test_a_failed_move_of_an_address_is_undone(
     assert addresses(frontend) == [f"127.0.0.1:{port}"]
 
 
-def test_from_tls_to_plain_on_the_same_address(
-    frontend: Frontend, folder: Path, port: int
-) -> None:
+def test_from_tls_to_plain_on_the_same_address(frontend: Frontend, folder: Path, port: int) -> None:
     read(folder, f"http://a.test:{port} {{\n respond hello\n}}")
     frontend.reload()
     (status,) = frontend.binds()
@@ -212,9 +210,7 @@ def test_additions_share_a_listener_and_outlive_a_reload(
         frontend.add_tls_local(Address("127.0.0.1", port), pair)
 
 
-def test_a_stop_waits_for_what_is_in_progress(
-    reactor: Reactor, folder: Path, port: int
-) -> None:
+def test_a_stop_waits_for_what_is_in_progress(reactor: Reactor, folder: Path, port: int) -> None:
     frontend = Frontend(read(folder, f"http://a.test:{port} {{\n respond hello\n}}"), reactor)
     frontend.privilegedStartService()
     frontend.startService()

@@ -13,11 +13,7 @@ import attrs
 
 from dwaarx.config.errors import Problems, WrongError, likely, quoted
 from dwaarx.config.model import Location
-from dwaarx.config.syntax import MAX_DEPTH, MAX_SIZE, Line, Word, read_lines
-
-# All words after the imports. A snippet of snippets of snippets grows fast; a Dwaarfile of
-# 10,000 sites has about 100,000 words.
-MAX_WORDS: Final = 1_000_000
+from dwaarx.config.syntax import MAX_DEPTH, MAX_SIZE, MAX_WORDS, Line, Word, read_lines
 
 _VARIABLE: Final = re.compile(r"\{\$([^{}:]*)(?::([^{}]*))?\}")
 _VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

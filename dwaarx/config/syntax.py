@@ -15,6 +15,10 @@ from dwaarx.config.model import Location
 
 # The largest real Dwaarfiles (tens of thousands of sites) have a few MB.
 MAX_SIZE: Final = 10_000_000
+# Words, line ends and braces of one file, and words after its imports: what a snippet of snippets
+# of snippets makes grows fast. A Dwaarfile of 10,000 sites has about 100,000; a million take
+# seconds to read, and some 500 MB.
+MAX_WORDS: Final = 1_000_000
 # Blocks within blocks, and imports within imports. Real ones have four or five; what reads them
 # calls itself for each level.
 MAX_DEPTH: Final = 32
@@ -107,7 +111,10 @@ class _Reader:
         """Yield what the grammar takes: balanced, and without what had to be refused."""
         unclosed: list[Token] = []
         previous: Token | None = None
-        for token in _grammar().lex(text):
+        for count, token in enumerate(_grammar().lex(text)):
+            if count > MAX_WORDS:
+                self._wrong(token, f"the file has more than {MAX_WORDS:,} words and lines")
+                self._problems.check()
             before, previous = previous, token
             glued = before is not None and before.end_pos == token.start_pos
             match token.type:

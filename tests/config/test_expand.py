@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dwaarx.config import ConfigError, load, parse
-from dwaarx.config.expand import MAX_WORDS
+from dwaarx.config.syntax import MAX_WORDS
 from tests.config.reading import problem, problems, statements
 
 

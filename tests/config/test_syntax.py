@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from dwaarx.config import syntax
 from dwaarx.config.errors import ConfigError, Problems
 from dwaarx.config.expand import Statement
 from dwaarx.config.syntax import MAX_DEPTH, MAX_SIZE, Line, read_lines
@@ -167,6 +168,12 @@ def test_deep_nesting_is_a_problem_and_no_recursion_error() -> None:
     assert statements("a {\n" * MAX_DEPTH + "}\n" * MAX_DEPTH)
     text = "a {\n" * 100_000
     assert problem(text) == f"{MAX_DEPTH + 1}:3: blocks are nested more than {MAX_DEPTH} deep"
+
+
+def test_too_many_words_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syntax, "MAX_WORDS", 10)
+    assert problem("a b\n" * 5) == "4:2: the file has more than 10 words and lines"
+    assert len(lines("a\n" * 5)) == 6
 
 
 def test_a_huge_file_is_a_problem() -> None:
