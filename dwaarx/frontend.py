@@ -67,7 +67,7 @@ class Frontend(MultiService):
         self.config = config
         self.storage = Storage(config.storage)
         self.manager = CertificateManager(self.storage, reactor)
-        self.addService(self.manager)
+        MultiService.addService(self, self.manager)
         self.forwarder = Forwarder(reactor)
         # Called with the Config after each one that has been put in place.
         self.applied: list[Callable[[Config], None]] = []

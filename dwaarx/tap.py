@@ -58,7 +58,7 @@ class DwaarxService(MultiService):
     def __init__(self, config: Config, reactor: Reactor) -> None:
         MultiService.__init__(self)
         self.frontend = Frontend(config, reactor)
-        self.addService(self.frontend)
+        MultiService.addService(self, self.frontend)
         self.frontend.applied.append(self._console_changed)
         self._reactor = reactor
         self._console: IService | None = None

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.address import IPv4Address
@@ -21,12 +22,13 @@ from dwaarx.plan import PlanError
 from dwaarx.tls.sockets import BindError
 from tests.certs.pki import make_ca, make_leaf
 from tests.system.processes import free_port
+from tests.tls.memory import HOST, PEER, MemoryTransport
 
 
 class Port:
     """An adopted listening socket."""
 
-    def __init__(self, sock: socket.socket, factory: object) -> None:
+    def __init__(self, sock: socket.socket, factory: Any) -> None:
         self.sock = sock
         self.factory = factory
 
@@ -114,15 +116,14 @@ def test_reload_says_what_changed(frontend: Frontend, folder: Path, port: int) -
     assert addresses(frontend) == [f"127.0.0.1:{other}"]
 
 
-def test_an_unchanged_site_keeps_its_handler_and_identity(
-    frontend: Frontend, folder: Path, port: int
-) -> None:
-    (source,) = frontend.manager.acquire([]) or [None]
-    read(folder, "\n\n" + site(folder, port))
+def test_an_unchanged_site_keeps_its_identity(frontend: Frontend, folder: Path, port: int) -> None:
     before = frontend.config.sites[0]
+    assert before.certificate is not None
+    identity = frontend.manager.acquire([before.certificate])[before.certificate]
+    read(folder, "\n\n" + site(folder, port))
     assert frontend.reload() == "1 sites, 1 listeners"
     assert frontend.config.sites[0] == before
-    assert source is None
+    assert frontend.manager.acquire([before.certificate])[before.certificate] is identity
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,6 @@ def test_a_stop_drops_what_is_left_after_the_drain_time(
     frontend.privilegedStartService()
     frontend.startService()
     protocol, transport = _connected(reactor.ports[0])
-    frontend.config.timeouts  # 30 s
     # A handshake that is not done is dropped at once; nothing else is left to wait for.
     stopping = frontend.stopService()
     assert transport.aborted
@@ -244,10 +244,8 @@ def test_a_stop_drops_what_is_left_after_the_drain_time(
     protocol.connectionLost(Failure(ConnectionDone()))
 
 
-def _connected(port: Port):  # type: ignore[no-untyped-def]
-    from tests.tls.memory import HOST, PEER, MemoryTransport
-
-    protocol = port.factory.buildProtocol(PEER)  # type: ignore[attr-defined]
+def _connected(port: Port) -> tuple[Any, MemoryTransport]:
+    protocol = port.factory.buildProtocol(PEER)
     transport = MemoryTransport(HOST, PEER)
     protocol.makeConnection(transport)
     return protocol, transport

@@ -21,13 +21,13 @@ INTERNAL = InternalCertificate(("localhost",))
 
 
 def config(*sites: Site, **options: object) -> Config:
-    return Config("Dwaarfile", sites, (), Path("/storage"), **{"http_port": 0, **options})  # type: ignore[arg-type]
+    return Config("Dwaarfile", sites, (), Path("/storage"), **{"http_port": 0, **options})
 
 
 def site(*hosts: str, port: int = 443, tls: bool = True, **options: object) -> Site:
     addresses = tuple(SiteAddress(host, port, tls) for host in hosts)
     values = {"certificate": FILES if tls else None, "location": Location("Dwaarfile", 3, 1)}
-    return Site(addresses, (), **{**values, **options})  # type: ignore[arg-type]
+    return Site(addresses, (), **{**values, **options})
 
 
 def test_sites_on_one_port_share_a_listener() -> None:

@@ -290,11 +290,9 @@ class Console:
     def help(self, function: object = None) -> Report:
         """List the functions; help(FUNCTION) tells all about one of them."""
         if function is None:
-            offered = self._offered.values()
-            margin = max(len(each.usage) for each in offered)
-            return Report(
-                "\n".join(f"{each.usage.ljust(margin)}  {each.summary}" for each in offered)
-            )
+            margin = max(map(len, self._offered))
+            lines = [f"{name:{margin}}  {each.summary}" for name, each in self._offered.items()]
+            return Report("\n".join(lines))
         found = self._offered.get(function) if isinstance(function, str) else function
         if found is None:
             near = difflib.get_close_matches(str(function), self._offered, 1)

@@ -129,12 +129,8 @@ def test_the_functions_that_are_there(frontend):
 
 def test_help_lists_every_function_with_one_line(call):
     lines = repr(call("help()")).splitlines()
-    assert [line.partition("(")[0] for line in lines] == NAMES
-    assert all(line.rstrip().endswith(".") for line in lines)
-    assert (
-        "generateOCSPResponse(certificate, caCertificate, caKey, output, days, minutes=0)"
-        in lines[0]
-    )
+    assert [line.split()[0] for line in lines] == NAMES
+    assert all(line.endswith(".") and len(line) <= 100 for line in lines)
 
 
 def test_help_tells_all_about_one(call):

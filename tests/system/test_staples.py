@@ -13,7 +13,7 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from tests.certs.pki import Entity, make_ca, make_leaf, make_response
+from tests.certs.pki import Entity, make_ca, make_leaf, make_response, utc_now
 from tests.system.processes import Service, free_port, openssl_client, run
 
 Serve = Callable[[str], Service]
@@ -32,7 +32,7 @@ class Dns:
         self.leaf = self.issue()
 
     def issue(self, **options: object) -> Entity:
-        leaf = make_leaf(self.ca, ["dns.test"], **options)  # type: ignore[arg-type]
+        leaf = make_leaf(self.ca, ["dns.test"], **options)
         leaf.write(self.folder, "dns")
         return leaf
 
@@ -177,7 +177,7 @@ def test_unusable_staple_is_a_warning_with_file_and_reason(
         case "expired":
             old = timedelta(days=9)
             path.write_bytes(
-                make_response(setup.leaf, validity=timedelta(days=1), this_update=_ago(old))
+                make_response(setup.leaf, validity=timedelta(days=1), this_update=utc_now() - old)
             )
         case "revoked":
             path.write_bytes(make_response(setup.leaf, status="revoked"))
@@ -191,12 +191,6 @@ def test_unusable_staple_is_a_warning_with_file_and_reason(
     warning = next(line for line in log.split("\n") if str(path) in line and "staple" in line)
     assert reason in warning, warning
     assert reason in service.console("showCertificates()")
-
-
-def _ago(age: timedelta):  # type: ignore[no-untyped-def]
-    from tests.certs.pki import utc_now
-
-    return utc_now() - age
 
 
 def test_a_pair_that_cannot_be_loaded_keeps_the_former(setup: Dns, serve: Serve) -> None:

@@ -206,16 +206,16 @@ def plain(listener: Listener) -> tuple[object, MemoryTransport]:
 def test_a_plain_connection_begins_at_once(clock: Clock, made: list[Recorder]) -> None:
     listener = Listener(Recorder, clock)
     protocol, transport = plain(listener)
-    protocol.dataReceived(b"GET")  # type: ignore[attr-defined]
+    protocol.dataReceived(b"GET")
     assert made[0].accepted == Accepted("192.0.2.9", 99, "127.0.0.1", 80)
     assert made[0].received == [b"GET"]
     assert (listener.open, listener.accepted) == (1, 1)
-    protocol.readConnectionLost()  # type: ignore[attr-defined]
-    protocol.writeConnectionLost()  # type: ignore[attr-defined]
+    protocol.readConnectionLost()
+    protocol.writeConnectionLost()
     assert transport.disconnecting
     listener.abort()
     assert transport.aborted
-    protocol.connectionLost(None)  # type: ignore[attr-defined]
+    protocol.connectionLost(None)
     assert listener.open == 0
 
 
