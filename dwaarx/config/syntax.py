@@ -17,7 +17,7 @@ from dwaarx.config.model import Location
 MAX_SIZE: Final = 10_000_000
 # Words, line ends and braces of one file, and words after its imports: what a snippet of snippets
 # of snippets makes grows fast. A Dwaarfile of 10,000 sites has about 100,000; a million take
-# seconds to read, and some 500 MB.
+# seconds to read, and some hundred MB.
 MAX_WORDS: Final = 1_000_000
 # Blocks within blocks, and imports within imports. Real ones have four or five; what reads them
 # calls itself for each level.

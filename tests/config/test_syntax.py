@@ -172,7 +172,7 @@ def test_deep_nesting_is_a_problem_and_no_recursion_error() -> None:
 
 def test_too_many_words_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syntax, "MAX_WORDS", 10)
-    assert problem("a b\n" * 5) == "4:2: the file has more than 10 words and lines"
+    assert problem("a b\n" * 5) == "4:4: the file has more than 10 words and lines"
     assert len(lines("a\n" * 5)) == 6
 
 
