@@ -100,7 +100,7 @@ class Console:
         days: int,
         minutes: int = 0,
     ) -> Report:
-        """Sign an OCSP response "good" for a certificate of your own CA, and write it to a file.
+        """Sign an OCSP response "good" for a certificate of your own CA, into a file.
 
         certificate     PEM file with the certificate to answer for
         caCertificate   PEM file with the CA that issued it

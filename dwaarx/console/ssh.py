@@ -30,7 +30,7 @@ from dwaarx.console.answer import Answer, answer
 from dwaarx.console.errors import ConsoleError
 from dwaarx.console.evaluate import Attempt, fresh
 from dwaarx.console.manhole import Terminal
-from dwaarx.console.ssh_keys import AuthorizedKeys, Checker, host_key
+from dwaarx.console.ssh_keys import SIGNATURES, AuthorizedKeys, Checker, fingerprint, host_key
 from dwaarx.deadline import Deadline
 from dwaarx.reactor import Reactor
 
@@ -201,6 +201,14 @@ class ConsoleTransport(SSHServerTransport):
             _log.warn("console: not SSH as it should be: {error!r}", error=attempt.error)
             self.transport.abortConnection()
 
+    def sendExtInfo(self, extensions: list[tuple[bytes, bytes]]) -> None:
+        """Tell what clients may sign with (RFC 8308 section 3.1).
+
+        Conch tells what the host key signs with; clients then hold back their RSA keys.
+        """
+        own = {b"server-sig-algs": b",".join(SIGNATURES)}
+        super().sendExtInfo(list({**dict(extensions), **own}.items()))
+
     def connectionLost(self, reason: Failure | None = None) -> None:
         """Forget the connection."""
         self._deadline.stop()
@@ -245,7 +253,7 @@ class SshConsole(Service):
             raise ConsoleError(f"{storage_path}: cannot be made: {error.strerror}") from error
         portal = Portal(ConsoleRealm(namespace, reactor), [checker])
         self._factory = ConsoleSshFactory(portal, key, reactor)
-        self._fingerprint = key.fingerprint()
+        self._fingerprint = fingerprint(key)
         self._address = config.address
         self._reactor = reactor
         self._port: IListeningPort | None = None

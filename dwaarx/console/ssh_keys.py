@@ -10,7 +10,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.conch.checkers import IAuthorizedKeysDB, SSHPublicKeyChecker
 from twisted.conch.error import ValidPublicKey
-from twisted.conch.ssh.keys import Key
+from twisted.conch.ssh.common import getNS
+from twisted.conch.ssh.keys import FingerprintFormats, Key
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -24,6 +25,18 @@ from dwaarx.console.evaluate import Attempt
 _log = Logger()
 
 HOST_KEY = "console/ssh_host_ed25519"
+
+# What a client may sign with.
+SIGNATURES = (
+    b"ssh-ed25519",
+    b"sk-ssh-ed25519@openssh.com",
+    b"ecdsa-sha2-nistp256",
+    b"ecdsa-sha2-nistp384",
+    b"ecdsa-sha2-nistp521",
+    b"sk-ecdsa-sha2-nistp256@openssh.com",
+    b"rsa-sha2-512",
+    b"rsa-sha2-256",
+)
 
 
 def read_authorized_keys(path: Path) -> tuple[list[Key], list[str]]:
@@ -105,13 +118,25 @@ def host_key(storage: Storage) -> Key:
     raise ConsoleError(f"{path}: is no Ed25519 key: take it away, and a new one is made")
 
 
+def fingerprint(key: Key) -> str:
+    """Give a key's fingerprint as ssh shows it."""
+    return f"SHA256:{key.fingerprint(FingerprintFormats.SHA256_BASE64).rstrip('=')}"
+
+
 class Checker(SSHPublicKeyChecker):
     """Lets in whoever proves to have one of the keys; anything else is just a refusal."""
 
     def requestAvatarId(self, credentials: Any) -> Deferred[bytes]:
         """Check a key and its signature."""
         deferred: Deferred[bytes] = SSHPublicKeyChecker.requestAvatarId(self, credentials)
+        deferred.addCallback(self._check_algorithm, credentials.signature)
         return deferred.addErrback(self._refuse)
+
+    def _check_algorithm(self, name: bytes, signature: bytes) -> bytes:
+        # Conch would take SHA-1 from RSA keys, and DSA.
+        if getNS(signature)[0] not in SIGNATURES:
+            raise UnauthorizedLogin("signed by an algorithm that is not trusted any more")
+        return name
 
     def _refuse(self, failure: Failure) -> Failure:
         # ValidPublicKey asks the client for the signature. A blob that is no key raises

@@ -39,7 +39,8 @@ class Auth(userauth.SSHUserAuthClient):
         return self._keys.pop() if self._keys else None
 
     def signData(self, publicKey, signData):
-        return succeed(self.transport.factory.key.sign(signData))
+        key = self.transport.factory.key
+        return succeed(key.sign(signData, b"rsa-sha2-256" if key.type() == "RSA" else None))
 
     def getPassword(self, prompt=None):
         password, self._password = self._password, None
@@ -228,6 +229,28 @@ def test_a_key_that_cannot_sign_is_refused(world):
             return make_key().sign(data)
 
     refused(world, key=Thief(world.key._keyObject))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        keys.Key(rsa.generate_private_key(65537, 2048)),
+        keys.Key(ec.generate_private_key(ec.SECP384R1())),
+    ],
+)
+def test_keys_of_other_kinds_are_let_in(world, key):
+    world.authorized.write_bytes(line_of(key))
+    assert world.execute("1", key).out == b"1\n"
+
+
+def test_a_signature_by_sha_1_is_refused(world):
+    class Old(keys.Key):
+        def sign(self, data, signatureType=None):
+            return super().sign(data, b"ssh-rsa")
+
+    key = Old(rsa.generate_private_key(65537, 2048))
+    world.authorized.write_bytes(line_of(key))
+    refused(world, key=key)
 
 
 def test_a_key_taken_out_of_the_file_is_refused_at_once(world):
