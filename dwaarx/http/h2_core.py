@@ -176,6 +176,8 @@ class H2Core(ABC):
                         take(self, flags, stream_id, payload)
                 except StreamError as fault:
                     self._fail_stream(stream_id, fault)
+                if self.closed:
+                    break
         except H2ConnectionError as fault:
             self._fail(fault)
         return self.take_events()

@@ -534,6 +534,11 @@ def test_the_peers_goaway_is_followed_when_its_streams_have_ended(peer):
     assert Peer().send(frames.encode_goaway(0, 0)) == [ConnectionEnded()]
 
 
+def test_nothing_is_taken_after_the_end(peer):
+    assert peer.send(frames.encode_goaway(0, 0) + data(1, b"x")) == [ConnectionEnded()]
+    assert peer.goaway() is None
+
+
 def test_goaway_ends_everything(peer):
     peer.send(headers(1))
     peer.session.send_head(1, 200, (), False)
