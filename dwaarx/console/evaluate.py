@@ -114,7 +114,7 @@ def describe(error: BaseException, names: Iterable[str] = ()) -> str:
         return f"{kind.__name__}: {error}"
     lines = "".join(traceback.format_exception_only(error)).rstrip("\n")
     if isinstance(error, NameError) and error.name is not None:
-        near = difflib.get_close_matches(error.name, (*names, *dir(builtins)), 1)
+        near = difflib.get_close_matches(error.name, tuple(names), 1)
         if near:
             lines += f". Did you mean {near[0]}?"
     frames = traceback.extract_tb(error.__traceback__)
