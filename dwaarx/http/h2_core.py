@@ -233,8 +233,8 @@ class H2Core(ABC):
         if stream is None:
             self._closed_streams.add(stream_id, State.RESET_BY_US)
         else:
-            self._close(stream, State.RESET_BY_US)
             self._events.append(StreamReset(stream_id, fault.reason))
+            self._close(stream, State.RESET_BY_US)
 
     def _state(self, stream_id: int) -> State:
         """Return the state of a stream that is not in `streams`."""
@@ -352,8 +352,8 @@ class H2Core(ABC):
         self._charge(h2_flood.RESET)
         stream = self._find(FrameType.RST_STREAM, stream_id)
         if stream is not None:
-            self._close(stream, State.RESET_BY_PEER)
             self._events.append(StreamReset(stream_id, f"the peer sent {error_name(code)}"))
+            self._close(stream, State.RESET_BY_PEER)
 
     def _take_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         settings = frames.decode_settings(flags, stream_id, payload)

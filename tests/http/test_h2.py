@@ -534,6 +534,14 @@ def test_the_peers_goaway_is_followed_when_its_streams_have_ended(peer):
     assert Peer().send(frames.encode_goaway(0, 0)) == [ConnectionEnded()]
 
 
+@pytest.mark.parametrize("last", [frames.encode_rst_stream(1, 8), headers(1)])
+def test_the_end_is_the_last_event(peer, last):
+    peer.send(headers(1) + frames.encode_goaway(0, 0))
+    reset, end = peer.send(last)
+    assert isinstance(reset, StreamReset)
+    assert end == ConnectionEnded()
+
+
 def test_nothing_is_taken_after_the_end(peer):
     assert peer.send(frames.encode_goaway(0, 0) + data(1, b"x")) == [ConnectionEnded()]
     assert peer.goaway() is None
