@@ -82,6 +82,9 @@ class DohHandler:
         if length is not None and length > MAX_MESSAGE:
             _refuse(exchange, 413, b"longer than a DNS message can be")
             return
+        if exchange.request_ended:
+            self.query(exchange, b"")
+            return
         exchange.consumer = _Body(self, exchange)
         if exchange.expects_continue():
             exchange.send_informational(100, ())

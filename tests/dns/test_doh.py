@@ -20,8 +20,8 @@ INFO = ConnectionInfo("127.0.0.1", 4000, "127.0.0.1", 443, secure=True)
 class FakeExchange(Exchange):
     """Remembers what was sent."""
 
-    def __init__(self, request):
-        super().__init__(request, INFO)
+    def __init__(self, request, *, request_ended=False):
+        super().__init__(request, INFO, request_ended=request_ended)
         self.status = None
         self.fields = {}
         self.body = b""
@@ -234,6 +234,20 @@ def test_bodies_that_are_too_long(handler):
 def test_an_empty_body(handler):
     assert post(handler).status == 400
     assert post(handler, length=0).status == 400
+
+
+def test_no_body_at_all(handler):
+    head = RequestHead(
+        b"POST",
+        b"https",
+        b"localhost",
+        b"/dns-query",
+        [(b"content-type", b"application/dns-message")],
+        b"2",
+    )
+    exchange = FakeExchange(head, request_ended=True)
+    handler.handle(exchange)
+    assert exchange.status == 400
 
 
 def test_dns_errors_are_200(handler):
