@@ -20,7 +20,7 @@ from dwaarx.dns.dot import DotSession, Wait
 from dwaarx.dns.lookup import Respond
 from dwaarx.dns.message import Query
 from dwaarx.dns.query import parse
-from dwaarx.dns.reactor import StreamTransport
+from dwaarx.dns.transport import StreamTransport
 from dwaarx.http.exchange import ConnectionInfo
 
 # RFC 7828 counts in units of 100 ms, in 16 bits.

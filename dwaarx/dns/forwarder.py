@@ -19,7 +19,6 @@ from dwaarx.dns.errors import ResolversError
 from dwaarx.dns.lookup import Lookups, Pool, Respond
 from dwaarx.dns.message import REFUSED, Query
 from dwaarx.dns.policies import policy
-from dwaarx.dns.reactor import DnsReactor
 from dwaarx.dns.records import (
     Alias,
     LocalRecords,
@@ -29,6 +28,7 @@ from dwaarx.dns.records import (
     query_for_target,
 )
 from dwaarx.dns.upstream import Upstream
+from dwaarx.reactor import Reactor
 
 _log = Logger()
 
@@ -62,7 +62,7 @@ class Tables:
 class Forwarder:
     """Resolves queries by local records and upstreams; one for the whole service."""
 
-    def __init__(self, reactor: DnsReactor, resolv_conf: Path = resolv.RESOLV_CONF) -> None:
+    def __init__(self, reactor: Reactor, resolv_conf: Path = resolv.RESOLV_CONF) -> None:
         self._reactor = reactor
         self._resolv_conf = resolv_conf
         self._lookups = Lookups(reactor)

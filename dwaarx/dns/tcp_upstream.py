@@ -14,7 +14,8 @@ from dwaarx.dns.asking import matches_in_any_case
 from dwaarx.dns.channel import Asker
 from dwaarx.dns.dot import MessageStream, framed
 from dwaarx.dns.randomness import random16
-from dwaarx.dns.reactor import DnsReactor, StreamTransport
+from dwaarx.dns.transport import StreamTransport
+from dwaarx.reactor import Reactor
 
 # A lookup gives up an attempt after 2 s; a connection that takes longer helps none of them.
 CONNECT_TIMEOUT = 2.0
@@ -26,7 +27,7 @@ IDLE_TIMEOUT = 8.0
 class TcpConnection(Protocol):
     """One connection to an upstream, and the questions that it carries."""
 
-    def __init__(self, reactor: DnsReactor) -> None:
+    def __init__(self, reactor: Reactor) -> None:
         self._waiting: dict[bytes, Asker] = {}
         self._stream = MessageStream()
         self._reactor = reactor
@@ -134,7 +135,7 @@ class TcpUpstream:
 
     __slots__ = ("_address", "_connection", "_reactor")
 
-    def __init__(self, reactor: DnsReactor, address: Address) -> None:
+    def __init__(self, reactor: Reactor, address: Address) -> None:
         self._reactor = reactor
         self._address = address
         self._connection: TcpConnection | None = None

@@ -13,7 +13,7 @@ from dwaarx.dns.asking import matches, matches_in_any_case
 from dwaarx.dns.channel import Asker
 from dwaarx.dns.message import HEADER_SIZE
 from dwaarx.dns.randomness import random16
-from dwaarx.dns.reactor import DnsReactor
+from dwaarx.reactor import Reactor
 
 # A port of its own for each query would cost two system calls and a descriptor; so each query
 # draws one of a few sockets, none of which lives for long: whoever wants to forge an answer must
@@ -39,7 +39,7 @@ class UdpSocket:
 
     __slots__ = ("_fd", "_peer", "_reactor", "_retired", "_socket", "_waiting", "left", "opened")
 
-    def __init__(self, reactor: DnsReactor, address: Address) -> None:
+    def __init__(self, reactor: Reactor, address: Address) -> None:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
@@ -157,7 +157,7 @@ class UdpUpstream:
 
     __slots__ = ("_address", "_reactor", "_sockets")
 
-    def __init__(self, reactor: DnsReactor, address: Address) -> None:
+    def __init__(self, reactor: Reactor, address: Address) -> None:
         self._reactor = reactor
         self._address = address
         self._sockets: list[UdpSocket | None] = [None] * SOCKETS

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dwaarx.config.model import DnsUpstream
 from dwaarx.dns.channel import Asker
-from dwaarx.dns.reactor import DnsReactor
 from dwaarx.dns.tcp_upstream import TcpUpstream
 from dwaarx.dns.udp_upstream import UdpUpstream
+from dwaarx.reactor import Reactor
 
 # How much one answer weighs in the latency that is shown.
 _WEIGHT = 0.1
@@ -31,7 +31,7 @@ class Upstream:
         "server",
     )
 
-    def __init__(self, reactor: DnsReactor, server: DnsUpstream) -> None:
+    def __init__(self, reactor: Reactor, server: DnsUpstream) -> None:
         self.server = server
         self.falls_back = server.transport == "auto"
         self._udp = None if server.transport == "tcp" else UdpUpstream(reactor, server.address)
