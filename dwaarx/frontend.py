@@ -69,8 +69,9 @@ class Frontend(MultiService):
         self.manager = CertificateManager(self.storage, reactor)
         MultiService.addService(self, self.manager)
         self.forwarder = Forwarder(reactor)
-        # Called with the Config after each one that has been put in place.
-        self.applied: list[Callable[[Config], None]] = []
+        # Called before a Config is put in place (may raise: then nothing changes), and after.
+        self.preparing: list[Callable[[Config], None]] = []
+        self.applied: list[Callable[[], None]] = []
         self._reactor = reactor
         self._base = base_context()
         self._pools = UpstreamPools(reactor)
@@ -171,6 +172,8 @@ class Frontend(MultiService):
             for site in (*config.sites, *additions)
         }
         tables = self.forwarder.prepare(config.resolvers)
+        for prepare in self.preparing:
+            prepare(config)
         identities = self.manager.acquire(_sources(plan))
         try:
             sockets = self._bind(plan)
@@ -199,7 +202,7 @@ class Frontend(MultiService):
         self._pools.retain(_upstreams(config.sites))
         self.manager.retain(_sources(plan))
         for hook in self.applied:
-            hook(config)
+            hook()
         changes = [f"{len(config.sites)} sites", f"{len(plan)} listeners"]
         changes += [f"now listening on {address}" for address in plan if address not in before]
         changes += [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import ClassVar, cast
 
 from twisted.application.service import IService, MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python import usage
 
@@ -15,9 +17,10 @@ from dwaarx import __version__
 from dwaarx.certs.errors import CertificateErrors
 from dwaarx.config import default_path, load
 from dwaarx.config.errors import ConfigError
-from dwaarx.config.model import Config, Console
+from dwaarx.config.model import Config
+from dwaarx.console.errors import ConsoleError
 from dwaarx.console.functions import Console as ConsoleFunctions
-from dwaarx.console.server import console_service
+from dwaarx.console.switch import ConsoleSwitch
 from dwaarx.dns.errors import ResolversError
 from dwaarx.frontend import Frontend, FrontendError
 from dwaarx.plan import PlanError
@@ -33,6 +36,7 @@ OPERATOR_ERRORS = (
     ResolversError,
     CertificateErrors,
     BindError,
+    ConsoleError,
     FrontendError,
     OSError,
 )
@@ -59,29 +63,28 @@ class DwaarxService(MultiService):
         MultiService.__init__(self)
         self.frontend = Frontend(config, reactor)
         MultiService.addService(self, self.frontend)
-        self.frontend.applied.append(self._console_changed)
         self._reactor = reactor
-        self._console: IService | None = None
-        self._console_config: Console | None = None
+        self._console = ConsoleSwitch(ConsoleFunctions(self.frontend).namespace(), reactor)
+        self.frontend.preparing.append(self._console.prepare)
+        self.frontend.applied.append(self._console.change)
 
     def privilegedStartService(self) -> None:
         """Start, or end the process with the reason in one line."""
-        try:
+        with _or_exit():
             MultiService.privilegedStartService(self)
-        except OPERATOR_ERRORS as error:
-            raise SystemExit(f"dwaarx: {error}") from error
 
     def startService(self) -> None:
-        """Serve, and read the Dwaarfile again at SIGHUP."""
+        """Serve, open the console, and read the Dwaarfile again at SIGHUP."""
         MultiService.startService(self)
-        self._console_changed(self.frontend.config)
+        with _or_exit():
+            self._console.open()
         signal.signal(signal.SIGHUP, self._hangup)
         _log.info("dwaarx {version} serves {file}", version=__version__, file=self._file)
 
-    def stopService(self) -> Deferred[object]:
+    def stopService(self) -> Deferred[list[object]]:
         """Stop serving; SIGHUP is ignored meanwhile."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        return cast("Deferred[object]", MultiService.stopService(self))
+        return gatherResults([MultiService.stopService(self), self._console.close()])
 
     @property
     def _file(self) -> str:
@@ -98,26 +101,20 @@ class DwaarxService(MultiService):
         else:
             _log.info("reloaded {file}: {done}", file=self._file, done=done)
 
-    def _console_changed(self, config: Config) -> None:
-        """Open the console, or open it anew where the Dwaarfile now wants it."""
-        if not self.running or config.console == self._console_config:
-            return
-        self._console_config = config.console
-        if self._console is not None:
-            self._console.disownServiceParent()
-        functions = ConsoleFunctions(self.frontend)
-        self._console = console_service(
-            config.console, config.storage, functions.namespace(), self._reactor
-        )
-        self._console.setServiceParent(self)
+
+@contextmanager
+def _or_exit() -> Iterator[None]:
+    """End the process with one line for what the operator is to mend."""
+    try:
+        yield
+    except OPERATOR_ERRORS as error:
+        raise SystemExit(f"dwaarx: {error}") from error
 
 
 def makeService(options: Options) -> IService:
     """Make the service; ends the process with the reason if the Dwaarfile is not sound."""
     from twisted.internet import reactor
 
-    try:
+    with _or_exit():
         config = load(options["config"] or default_path())
         return DwaarxService(config, cast("Reactor", reactor))
-    except OPERATOR_ERRORS as error:
-        raise SystemExit(f"dwaarx: {error}") from error
