@@ -270,9 +270,7 @@ class H1Connection(Protocol):
             self._end(event)
 
     def _begin(self, event: RequestReceived) -> None:
-        exchange = H1Exchange(
-            event.head, self.info, self, self._session, request_ended=event.ended
-        )
+        exchange = H1Exchange(event.head, self.info, self, self._session, request_ended=event.ended)
         self._exchange = exchange
         self._served = True
         returned = False

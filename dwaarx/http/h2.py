@@ -17,6 +17,9 @@ from dwaarx.http.h2_streams import END_SENT, State, Stream
 # Requests of one client that are served at once; RFC 9113 section 6.5.2 asks for 100 at least.
 MAX_CONCURRENT_STREAMS = 128
 
+# Answered requests that may go on for a while: they take places of MAX_CONCURRENT_STREAMS.
+MAX_EARLY = 32
+
 _GREETING = frames.encode_settings(
     (*SETTINGS, (Setting.MAX_CONCURRENT_STREAMS, MAX_CONCURRENT_STREAMS))
 )
@@ -31,7 +34,9 @@ class H2Session(H2Core):
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
         super().__init__(frames.PREFACE, 1, _GREETING, now)
-        self._early: list[Stream] = []  # the response ended, and the request had not
+        # Streams whose response has ended before the request, and when it did, oldest first.
+        self._early: dict[int, float] = {}
+        self._now = now
 
     def _opened(self, stream_id: int) -> bool:
         return stream_id <= self.last_stream_id and bool(stream_id & 1)
@@ -78,15 +83,36 @@ class H2Session(H2Core):
         if stream.state is State.ENDED:
             self._close(stream, State.ENDED)
         else:
-            self._early.append(stream)
+            early = self._early
+            early[stream.id] = self._now()
+            if len(early) > MAX_EARLY:
+                self.stop_uploads(early[next(iter(early))])
 
-    def _stop_uploads(self) -> None:
-        """Tell the client that the rest of its request is of no use (section 8.1)."""
-        for stream in self._early:
-            if stream.state is State.HALF_CLOSED_LOCAL:
-                self._output.add(frames.encode_rst_stream(stream.id, ErrorCode.NO_ERROR))
-                self._close(stream, State.RESET_BY_US)
-        self._early.clear()
+    @property
+    def early_since(self) -> float | None:
+        """When the oldest response ended whose request has not; None if there is no such."""
+        early = self._early
+        while early:
+            stream_id = next(iter(early))
+            if stream_id in self.streams:
+                return early[stream_id]
+            del early[stream_id]
+        return None
+
+    def stop_uploads(self, answered: float) -> None:
+        """Reset the streams whose response had ended by then, with NO_ERROR (section 8.1).
+
+        Not at once: many a client takes the reset for a failure while it still sends, and loses
+        the response that it was about to read. It stops by itself, or by the stream's window.
+        """
+        while (since := self.early_since) is not None and since <= answered and not self.closed:
+            self.reset_stream(next(iter(self._early)), ErrorCode.NO_ERROR)
+
+    def abandon(self, stream_id: int) -> None:
+        """Reset a stream whose response is not whole yet; one that is goes out undisturbed."""
+        stream = self.streams.get(stream_id)
+        if stream is not None and stream.state in END_SENT:
+            self.reset_stream(stream_id, ErrorCode.INTERNAL_ERROR)
 
     def send_informational(self, stream_id: int, status: int, fields: Fields) -> None:
         """Send an interim head (1xx)."""
@@ -112,6 +138,4 @@ class H2Session(H2Core):
         Not called while the transport cannot write, it leaves bodies in their queues.
         """
         self._pump()
-        if self._early and not self.closed:
-            self._stop_uploads()
         return self._output.take()

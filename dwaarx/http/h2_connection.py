@@ -35,6 +35,10 @@ _log = Logger()
 # acknowledgements are no part of what a stream's queue bounds.
 MAX_WAITING = 65_536
 
+# How long a client may go on with a request that is answered, up to the stream's window, before
+# it is told by a reset: the time to read the answer and stop by itself.
+LINGER = 5.0
+
 
 class Transport(Interface):
     """What the connection asks of its transport, TLS or plain."""
@@ -178,7 +182,7 @@ class H2Connection(Protocol):
         if exchange is None:
             # The response is over: what comes of the request is thrown away.
             if isinstance(event, BodyReceived):
-                self.session.acknowledge(stream_id, len(event.data))
+                self.session.discard(stream_id, len(event.data))
         elif isinstance(event, BodyReceived):
             if self._uploads.pop(stream_id, None) is not None:
                 exchange.body_at = self._now
@@ -331,6 +335,9 @@ class H2Connection(Protocol):
         if self._uploads:
             first = next(iter(self._uploads.values()))
             nearest = min(nearest, first.body_at + timeouts.read_body)
+        early = session.early_since
+        if early is not None:
+            nearest = min(nearest, early + LINGER)
         if not session.streams:
             if self._idle_stream != session.last_stream_id:
                 self._idle_stream = session.last_stream_id
@@ -366,6 +373,7 @@ class H2Connection(Protocol):
         elif not session.streams and now >= self._idle_at + timeouts.idle:
             self._give_up(ErrorCode.NO_ERROR, "idle")
         else:
+            session.stop_uploads(now - LINGER)
             late = now - timeouts.read_body
             for exchange in [each for each in self._uploads.values() if each.body_at <= late]:
                 self.forget(exchange)

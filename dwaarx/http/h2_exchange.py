@@ -136,7 +136,7 @@ class H2Exchange(Exchange):
 
     def reset(self, reason: str) -> None:
         """Give up; also what is still queued of a response that has ended is not sent."""
-        self._connection.session.reset_stream(self.stream_id, ErrorCode.INTERNAL_ERROR)
+        self._connection.session.abandon(self.stream_id)
         self._finish()
 
     def _finish(self) -> None:
@@ -146,7 +146,7 @@ class H2Exchange(Exchange):
         connection.forget(self)
         # Of no use without the exchange, unless the windows are given back.
         if self._owed:
-            connection.session.acknowledge(self.stream_id, self._owed)
+            connection.session.discard(self.stream_id, self._owed)
             self._owed = 0
         connection.flush_soon()
 

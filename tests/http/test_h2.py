@@ -13,7 +13,7 @@ from dwaarx.http.events import (
     StreamReset,
 )
 from dwaarx.http.frames import PREFACE, ErrorCode, FrameType
-from dwaarx.http.h2 import MAX_CONCURRENT_STREAMS, H2Session
+from dwaarx.http.h2 import MAX_CONCURRENT_STREAMS, MAX_EARLY, H2Session
 from dwaarx.http.h2_streams import REMEMBERED_CLOSED
 from tests.http.h2_wire import (
     END_HEADERS,
@@ -213,8 +213,7 @@ def test_requests_that_the_session_answers(peer, fields, status):
     assert peer.fields(head[3])[0] == (b":status", status)
     assert head[1] & END_STREAM
     assert peer.send(headers(3, fields, end=False)) == []
-    _, reset = peer.frames()
-    assert reset == (FrameType.RST_STREAM, 0, 3, bytes(4))
+    assert peer.kinds() == [1]
     assert isinstance(peer.send(headers(5))[0], RequestReceived)
 
 
@@ -433,16 +432,50 @@ def test_calls_for_streams_that_are_gone_do_nothing(peer):
     assert peer.send(headers(3)) != []
 
 
-def test_a_response_before_its_requests_end(peer):
-    # Complete, then RST_STREAM with NO_ERROR (section 8.1); what still comes is ignored.
+def test_a_response_before_its_requests_end():
+    # Complete; what still comes is thrown away, and in the end reset with NO_ERROR (section 8.1).
+    # At once, clients that still send would take the reset for a failure.
+    now = 100.0
+    peer = Peer(now=lambda: now)
     peer.send(headers(1, POST, end=False) + data(1, b"x"))
+    assert peer.session.early_since is None
     peer.session.send_response(1, 200, (), b"early")
     got = peer.frames()
-    assert [kind for kind, _, _, _ in got] == [1, 0, 3]
+    assert [kind for kind, _, _, _ in got] == [1, 0]
     assert got[1][1] == END_STREAM
-    assert got[2] == (FrameType.RST_STREAM, 0, 1, bytes(4))
-    assert peer.send(data(1, b"yz", end=True)) == []
+    assert peer.session.early_since == 100
+    assert peer.send(data(1, b"yz")) == [BodyReceived(1, b"yz")]
+    peer.session.stop_uploads(99)
     assert peer.frames() == []
+    peer.session.stop_uploads(100)
+    assert peer.frames() == [(FrameType.RST_STREAM, 0, 1, bytes(4))]
+    assert peer.session.early_since is None
+    assert peer.send(data(1, b"late", end=True)) == []
+    assert peer.frames() == []
+
+
+def test_a_request_that_ends_after_its_response_is_not_reset():
+    peer = Peer(now=lambda: 100.0)
+    peer.send(headers(1, POST, end=False) + headers(3, POST, end=False))
+    peer.session.send_response(1, 200, (), b"early")
+    peer.session.send_response(3, 200, (), b"early")
+    peer.frames()
+    peer.send(data(1, b"", end=True) + frames.encode_rst_stream(3, ErrorCode.CANCEL))
+    peer.session.stop_uploads(200)
+    assert peer.frames() == []
+    assert not peer.session.streams
+
+
+def test_only_so_many_uploads_go_on_after_their_responses():
+    peer = Peer(now=lambda: 100.0)
+    for stream_id in range(1, 2 * MAX_EARLY, 2):
+        peer.send(headers(stream_id, POST, end=False))
+        peer.session.send_response(stream_id, 200, (), b"")
+    assert set(peer.kinds()) == {1}
+    peer.send(headers(2 * MAX_EARLY + 1, POST, end=False))
+    peer.session.send_response(2 * MAX_EARLY + 1, 200, (), b"")
+    assert FrameType.RST_STREAM in peer.kinds()
+    assert len(peer.session.streams) <= MAX_EARLY
 
 
 def test_a_request_that_ends_in_the_same_turn_is_not_reset():

@@ -226,7 +226,7 @@ def test_a_consumer_that_raises_takes_only_its_exchange_along(bed, failures):
     first.consumer.body_received = raises
     bed.send(data(1, b"x") + data(3, b"y"))
     assert second.consumer.body == b"y"
-    assert [kind for kind, _, _, _ in bed.frames()] == [1, 3]
+    assert [kind for kind, _, _, _ in bed.frames()] == [1]
     assert len(failures) == 1
     second.consumer.pause_response = raises
     third = bed.exchange(5)

@@ -6,6 +6,7 @@ import pytest
 
 from dwaarx.http import frames
 from dwaarx.http.frames import ErrorCode, FrameType
+from dwaarx.http.h2_connection import LINGER
 from dwaarx.http.h2_settings import STREAM_WINDOW
 from tests.http.h2_bed import Bed
 from tests.http.h2_wire import GET, POST, data, headers
@@ -199,7 +200,7 @@ def test_a_response_that_ends_first_frees_what_was_held(bed):
     bed.send(data(1, bytes(16_384)))
     exchange.answer(413, [], b"")
     bed.turn()
-    assert [kind for kind, _, _, _ in bed.frames()] == [1, 3]
+    assert [kind for kind, _, _, _ in bed.frames()] == [1]
     assert bed.connection.session._consumed == 16_384
     bed.send(data(1, b"late"))
     assert exchange.consumer.body == b""
@@ -214,7 +215,24 @@ def test_body_that_comes_while_the_response_is_still_queued_is_thrown_away():
     assert exchange.consumer.body == b""
     assert bed.connection.session._consumed == 4
     bed.send(frames.encode_window_update(1, 1))
-    assert [kind for kind, _, _, _ in bed.frames()] == [1, 0, 0, 3]
+    assert [kind for kind, _, _, _ in bed.frames()] == [1, 0, 0]
+
+
+def test_an_upload_goes_on_for_a_while_after_its_response():
+    bed = Bed()
+    exchange = bed.exchange(1, POST, end=False)
+    exchange.answer(413, [], b"too large")
+    bed.turn()
+    assert [kind for kind, _, _, _ in bed.frames()] == [1, 0]
+    for _ in range(STREAM_WINDOW // 16_384):
+        bed.send(data(1, bytes(16_384)))
+    # The connection's window comes back, this stream's does not: the client has to stop.
+    assert all(stream_id == 0 for _, _, stream_id, _ in bed.frames())
+    bed.turn(LINGER - 0.1)
+    assert bed.frames() == []
+    bed.turn(0.1)
+    assert bed.frames() == [(3, 0, 1, bytes(4))]
+    assert not bed.transport.disconnecting
 
 
 def test_a_client_that_resets_is_lost(bed):
