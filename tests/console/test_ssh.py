@@ -405,6 +405,7 @@ GOOD = line_of(make_key())
         (b"ssh-rsa " + GOOD.split()[1], "keys:1: expected a public key"),
         (make_key().toString("openssh"), "keys:1: expected a public key"),
     ],
+    ids=["empty", "comment", "nonsense", "options", "base64", "kind", "private"],
 )
 def test_a_file_that_is_not_right_is_told_at_the_start(tmp_path, content, message):
     path = tmp_path / "keys"
