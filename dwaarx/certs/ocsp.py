@@ -295,10 +295,18 @@ def _check_status(single: ocsp.OCSPSingleResponse) -> None:
     if status is ocsp.OCSPCertStatus.REVOKED:
         when = single.revocation_time_utc
         since = f" since {_utc(when)}" if when is not None else ""
-        why = f" ({single.revocation_reason.value})" if single.revocation_reason else ""
+        reason = _revocation_reason(single)
+        why = f" ({reason.value})" if reason is not None else ""
         raise OcspError(Refusal.REVOKED, f"the certificate is revoked{since}{why}")
     if status is not ocsp.OCSPCertStatus.GOOD:
         raise OcspError(Refusal.UNKNOWN, "the responder does not know the certificate")
+
+
+def _revocation_reason(single: ocsp.OCSPSingleResponse) -> x509.ReasonFlags | None:
+    try:
+        return single.revocation_reason
+    except ValueError:
+        return None  # a number that stands for no reason; revoked it is all the same
 
 
 def _check_dates(single: ocsp.OCSPSingleResponse, now: datetime) -> datetime:

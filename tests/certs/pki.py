@@ -350,9 +350,10 @@ def single(
     *,
     this_update: datetime | None = None,
     algorithm: bytes = _SHA1_ID,
+    status: bytes = b"\x80\x00",
     extensions: Sequence[bytes] = (),
 ) -> bytes:
-    """A good SingleResponse of three days, with extensions of its own."""
+    """A SingleResponse of three days, a good one unless told otherwise, with its extensions."""
     begin = this_update if this_update is not None else utc_now() - timedelta(hours=1)
     wanted = (
         ocsp.OCSPRequestBuilder()
@@ -369,7 +370,13 @@ def single(
     )
     times = [tlv(0x18, f"{each:%Y%m%d%H%M%S}Z".encode()) for each in (begin, begin + 3 * DAY)]
     own = tlv(0xA1, tlv(SEQUENCE, *extensions)) if extensions else b""
-    return tlv(SEQUENCE, cert_id, b"\x80\x00", times[0], tlv(0xA0, times[1]), own)
+    return tlv(SEQUENCE, cert_id, status, times[0], tlv(0xA0, times[1]), own)
+
+
+def revoked(reason: int) -> bytes:
+    """A CertStatus for `single`, with any number as the reason."""
+    since = tlv(0x18, f"{utc_now() - DAY:%Y%m%d%H%M%S}Z".encode())
+    return tlv(0xA1, since, tlv(0xA0, tlv(ENUM, bytes([reason]))))
 
 
 def assemble(signer: Entity, singles: Sequence[bytes], *, version: bool = False) -> bytes:

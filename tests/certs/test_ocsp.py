@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from datetime import timedelta
 
 import pytest
@@ -192,6 +193,15 @@ def test_a_revocation_does_not_grow_old_but_must_be_signed():
     assert kind is Refusal.REVOKED
     forged = pki.make_response(LEAF, status="revoked", key=pki.make_key())
     assert refusal(forged)[0] is Refusal.SIGNATURE
+
+
+@pytest.mark.parametrize("number", [7, 11, 99])
+def test_revoked_for_a_reason_that_nobody_knows(number):
+    kind, reason = refusal(pki.assemble(ROOT, [pki.single(LEAF, status=pki.revoked(number))]))
+    assert kind is Refusal.REVOKED
+    assert re.fullmatch(r"the certificate is revoked since [-0-9: ]+ UTC", reason)
+    _, reason = refusal(pki.assemble(ROOT, [pki.single(LEAF, status=pki.revoked(1))]))
+    assert reason.endswith("UTC (keyCompromise)")
 
 
 @pytest.mark.parametrize("status", ["TRY_LATER", "UNAUTHORIZED", "MALFORMED_REQUEST"])
