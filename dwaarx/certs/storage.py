@@ -27,12 +27,15 @@ def read_file(path: Path, limit: int = MAX_FILE) -> bytes:
 
     Opened without blocking: a path that names a FIFO must not stop the service.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    with open(path, "rb", opener=_open_without_blocking) as file:
         data = file.read(limit + 1) or b""
     if len(data) > limit:
         raise FileTooLargeError(f"is larger than {limit} bytes")
     return data
+
+
+def _open_without_blocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def write_atomic(path: Path, data: bytes, mode: int) -> None:

@@ -116,3 +116,10 @@ def test_reading_a_fifo_does_not_wait(tmp_path):
         assert read_file(tmp_path / "fifo") == b""
     finally:
         os.close(writer)
+
+
+def test_reading_a_folder_leaves_nothing_open(tmp_path):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(IsADirectoryError):
+        read_file(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
