@@ -266,12 +266,20 @@ class CertificateManager(Service):
     def _maintain(self) -> None:
         """Do what is due. What fails is told, and tried again after schedule.RETRY."""
         for identity in list(self._held.values()):
-            source = identity.source
-            due = self._next(identity)
-            if isinstance(source, InternalCertificate) and due is not None and due <= self._now():
-                self._try_to_renew(identity, source)
-            for index, slot in enumerate(identity.slots):
-                self._notice_end(slot, name_of(source, index))
+            what = name_of(identity.source)
+            # A bug that shows with one certificate must not end the renewal of all.
+            with _log.failuresHandled("{what} cannot be looked after", what=what) as trial:
+                self._look_after(identity)
+            if trial.failed:
+                self._retry[identity.source] = self._now() + schedule.RETRY
+
+    def _look_after(self, identity: Identity) -> None:
+        source = identity.source
+        due = self._next(identity)
+        if isinstance(source, InternalCertificate) and due is not None and due <= self._now():
+            self._try_to_renew(identity, source)
+        for index, slot in enumerate(identity.slots):
+            self._notice_end(slot, name_of(source, index))
 
     def _try_to_renew(self, identity: Identity, source: InternalCertificate) -> None:
         try:

@@ -593,15 +593,40 @@ def test_names_that_no_certificate_can_have(manager):
         manager.acquire([InternalCertificate(("not a name",))])
 
 
-def test_a_bug_in_the_loop_is_told(storage, times, monkeypatch):
-    manager = CertificateManager(storage, times.clock, times.now)
-    monkeypatch.setattr(manager, "_next", lambda _: 1 / 0)
-    manager.startService()
-    manager.acquire([LOCALHOST])
+def test_a_bug_with_one_certificate_is_told_and_ends_no_renewal(manager, times, monkeypatch):
+    other = InternalCertificate(("other.test",))
+    identities = manager.acquire([LOCALHOST, other])
+    first = {source: identity.slots[0].staple for source, identity in identities.items()}
+    sign = manager.internal.sign_staple
+
+    def stumble(pair):
+        if "localhost" in pair.names:
+            raise RuntimeError("a bug")
+        return sign(pair)
+
+    monkeypatch.setattr(manager.internal, "sign_staple", stumble)
     with capturedLogs() as logs:
-        times.clock.advance(60)
-    assert told(logs, LogLevel.critical)
-    manager.stopService()
+        times.pass_by(timedelta(hours=25))
+    lines = told(logs, LogLevel.critical)
+    assert 3 < len(lines) < 10  # an hour, at every tenth minute
+    assert lines[0] == "internal localhost 127.0.0.1 cannot be looked after"
+    assert logs[0]["log_failure"].check(RuntimeError)
+    assert identities[LOCALHOST].slots[0].staple is first[LOCALHOST]
+    assert identities[other].slots[0].staple is not first[other]
+    monkeypatch.undo()
+    times.pass_by(schedule.RETRY)
+    assert identities[LOCALHOST].slots[0].staple is not first[LOCALHOST]
+
+
+def test_the_end_of_the_loop_is_told(manager, times, monkeypatch):
+    def stopped():
+        raise RuntimeError("a bug")
+
+    manager.acquire([LOCALHOST])
+    monkeypatch.setattr(manager, "_now", stopped)
+    with capturedLogs() as logs:
+        times.clock.advance(schedule.INTERVAL)
+    assert "renewal stopped" in told(logs, LogLevel.critical)
 
 
 def test_the_time_of_day_has_a_zone():
