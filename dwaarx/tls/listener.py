@@ -13,6 +13,7 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
+    IConsumer,
     IHalfCloseableProtocol,
     IHandshakeListener,
     IListeningPort,
@@ -263,23 +264,41 @@ class TlsTransport(TLSMemoryBIOProtocol):
 
     def loseConnection(self) -> None:
         """Close in order, and by force if the peer does not do its part."""
-        self._deadline.set(self.listener.idle)
-        TLSMemoryBIOProtocol.loseConnection(self)
+        if self.connected and not self.disconnecting:
+            self._deadline.set(self.listener.idle)
+            TLSMemoryBIOProtocol.loseConnection(self)
 
     def abortConnection(self) -> None:
         """Close at once."""
-        TLSMemoryBIOProtocol.abortConnection(self)
+        if self.connected:  # Twisted's has no TLS to tear down afterwards, and raises
+            TLSMemoryBIOProtocol.abortConnection(self)
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        """Close the socket, for TLS is over: the peer ended it, or broke it.
+
+        Twisted leaves the protocol registered as the socket's producer, for which the socket
+        would wait, although nothing that it writes goes out any more.
+        """
+        if self.established:
+            self._deadline.set(self.listener.idle)
+        finish: Callable[[Failure | None], None] = super()._tlsShutdownFinished
+        finish(reason)
+        if self._producer is not None:
+            cast("IConsumer", self.transport).unregisterProducer()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the connection."""
-        self._deadline.stop()
         listener = self.listener
         listener.transports.discard(self)
         if self.established:
             listener.connections.discard(cast("Drainable", self.wrappedProtocol))
         else:
             listener.tls_failures += 1
-        TLSMemoryBIOProtocol.connectionLost(self, reason)
+        try:
+            TLSMemoryBIOProtocol.connectionLost(self, reason)
+        finally:
+            # Last: what is read in there may end TLS, and so set it.
+            self._deadline.stop()
 
 
 @implementer(IHandshakeListener)

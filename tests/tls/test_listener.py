@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
+from collections.abc import Callable
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -161,6 +163,93 @@ def test_a_peer_that_does_not_close_is_dropped(
     assert made[0].transport is not None
     made[0].transport.loseConnection()
     assert not client.transport.aborted
+    clock.advance(60)
+    assert client.transport.aborted
+
+
+def test_a_peer_gets_no_more_time_by_being_told_again(
+    listener: Listener, ca: Entity, clock: Clock, made: list[Recorder]
+) -> None:
+    client = Client(listener, ca, "a.example").handshake()
+    assert made[0].transport is not None
+    for _ in range(3):
+        made[0].transport.loseConnection()
+        clock.advance(20)
+    assert client.transport.aborted
+
+
+def test_what_comes_after_the_end_does_nothing(
+    listener: Listener, ca: Entity, clock: Clock
+) -> None:
+    client = Client(listener, ca, "a.example").handshake()
+    client.server.connectionLost()
+    client.server.loseConnection()
+    client.server.abortConnection()
+    assert not client.transport.aborted
+    assert not clock.getDelayedCalls()
+
+
+class Producer:
+    """A streaming producer that never has anything to say."""
+
+    def pauseProducing(self) -> None:
+        """Do nothing."""
+
+    def resumeProducing(self) -> None:
+        """Do nothing."""
+
+    def stopProducing(self) -> None:
+        """Do nothing."""
+
+
+def break_tls(client: Client) -> None:
+    client.server.dataReceived(b"\x17\x03\x03\x00\x20" + bytes(32))
+
+
+def close_tls(client: Client) -> None:
+    with contextlib.suppress(ssl.SSLError):
+        client.tls.unwrap()
+    client.pump()
+
+
+@pytest.mark.parametrize("end", [break_tls, close_tls])
+def test_when_tls_is_over_the_socket_waits_neither_for_the_producer_nor_for_the_peer(
+    listener: Listener,
+    ca: Entity,
+    clock: Clock,
+    made: list[Recorder],
+    end: Callable[[Client], None],
+) -> None:
+    client = Client(listener, ca, "a.example").handshake()
+    assert made[0].transport is not None
+    made[0].transport.registerProducer(Producer(), True)
+    end(client)
+    assert client.transport.disconnecting
+    assert client.transport.producer is None
+    clock.advance(59)
+    assert not client.transport.aborted
+    clock.advance(1)
+    assert client.transport.aborted
+    client.server.connectionLost()
+    assert not clock.getDelayedCalls()
+
+
+def test_a_broken_handshake_gets_no_more_time(listener: Listener, ca: Entity, clock: Clock) -> None:
+    client = Client(listener, ca, "a.example")
+    client.server.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
+    assert client.transport.disconnecting
+    clock.advance(10)
+    assert client.transport.aborted
+
+
+def test_a_waiting_producer_does_not_outlast_the_deadline(
+    listener: Listener, ca: Entity, clock: Clock, made: list[Recorder]
+) -> None:
+    client = Client(listener, ca, "a.example").handshake()
+    assert made[0].transport is not None
+    made[0].transport.registerProducer(Producer(), True)
+    made[0].transport.loseConnection()
+    assert not client.transport.disconnecting  # Twisted waits for the producer
     clock.advance(60)
     assert client.transport.aborted
 
