@@ -13,7 +13,8 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.test-tools
 	@tools/apt-packages test
-	$(BIN)/tox run
+	@rm -f .tox/*/tmp/junit.xml
+	@$(BIN)/tox run; status=$$?; $(BIN)/python tools/test_counts.py .tox; exit $$status
 
 fmt: $(VENV)/.test-tools
 	$(BIN)/ruff format .

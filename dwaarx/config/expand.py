@@ -160,7 +160,7 @@ class _Expander:
                 line.location, "a word is missing: expected `import FILE|GLOB|SNIPPET`"
             )
         if len(words) > 2:
-            message = f"{quoted(words[2].text)} is one word too many: `import` takes one"
+            message = f"arguments of `import`, such as {quoted(words[2].text)}, are not available"
             raise WrongError(words[2].location, message)
         if line.block is not None:
             raise WrongError(line.location, "`import` takes no block")

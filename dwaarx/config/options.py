@@ -78,12 +78,12 @@ def read_options(statement: Statement | None, folder: Path, problems: Problems) 
 def bind_addresses(statement: Statement) -> tuple[str, ...]:
     """Return the local addresses of a `bind` directive, global or a site's."""
     statements.no_block(statement)
-    found: list[str] = []
+    found: dict[str, None] = {}
     for word in statements.words(statement, "bind ADDRESS…", 1):
         address = addresses.local_ip(word)
         if address in found:
             raise WrongError(word.location, f"the address {address} is given twice")
-        found.append(address)
+        found[address] = None
     return tuple(found)
 
 

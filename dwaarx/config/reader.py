@@ -112,6 +112,9 @@ class _Reader:
         for statement in top:
             if statement.words:
                 rest.append(statement)
+            elif rest and rest[-1].block is None:
+                message = "this `{` belongs at the end of the line before"
+                self._problems.add(statement.location, message)
             elif options is not None:
                 message = "there are two blocks of global options; the first is at "
                 self._problems.add(statement.location, message + str(options.location))

@@ -78,7 +78,7 @@ class _Reader:
         self._problems = problems
         self._wrong = False
         self._bind = options.bind
-        self._files: list[CertificateFiles] = []
+        self._files: dict[Path, CertificateFiles] = {}
         self._internal: Location | None = None
         self._tls: Location | None = None
         self._dot: list[tuple[Address, Location]] = []
@@ -188,7 +188,7 @@ class _Reader:
                 raise WrongError(self._dot_given, message)
             return None
         if self._files:
-            return tuple(self._files)
+            return tuple(self._files.values())
         if self._tls is not None and self._internal is None:
             return None  # the `tls` was refused
         names = tuple(dict.fromkeys(place.address.host or "localhost" for place in secure))
@@ -257,11 +257,10 @@ class _Reader:
             statement.location,
             staples[0].location if staples else None,
         )
-        for other in self._files:
-            if other.certificate == files.certificate:
-                message = f"this certificate is given twice; the first is at {other.location}"
-                raise WrongError(found[0].location, message)
-        self._files.append(files)
+        other = self._files.setdefault(files.certificate, files)
+        if other is not files:
+            message = f"this certificate is given twice; the first is at {other.location}"
+            raise WrongError(found[0].location, message)
 
     # --- where to listen ----------------------------------------------------
 

@@ -110,6 +110,8 @@ class _Reader:
     def tokens(self, text: str) -> Iterator[Token]:
         """Yield what the grammar takes: balanced, and without what had to be refused."""
         unclosed: list[Token] = []
+        # A word with a brace too many: blocks that do not end are its doing, and not said.
+        stray = False
         previous: Token | None = None
         for count, token in enumerate(_grammar().lex(text)):
             if count > MAX_WORDS:
@@ -129,14 +131,18 @@ class _Reader:
                     unclosed.append(token)
                 case "_RBRACE":
                     if not unclosed:
-                        self._wrong(token, "this `}` closes no block")
+                        if not stray:
+                            self._wrong(token, "this `}` closes no block")
                         continue
                     unclosed.pop()
+                case "WORD":
+                    stray = self._is_stray(token) or stray
             if glued and before is not None and before.type in ("QUOTED", "RAW"):
                 self._after_quote(before, token)
             yield token
         for token in reversed(unclosed):
-            self._wrong(token, "this `{` is never closed: expected a `}`")
+            if not stray:
+                self._wrong(token, "this `{` is never closed: expected a `}`")
             yield Token("_RBRACE", "}")
 
     def lines(self, body: Iterable[object]) -> tuple[Line, ...]:
@@ -166,24 +172,41 @@ class _Reader:
             else:
                 words.append(self._word(token))
             location = location or self._place(token)
+        if words and words[-1].raw == "\\" and block is None:
+            self._problems.add(
+                words[-1].location, "a `\\` does not lead on to the next line: join the two"
+            )
         return Line(tuple(words), block, comment, location or Location(self._file, 1, 1))
 
     def _word(self, token: Token) -> Word:
         raw = str(token)
         location = self._place(token)
         if token.type == "WORD":
-            if raw.count("{") != raw.count("}"):
-                offset = len(raw) - 1 if raw[-1] in "{}" else 0
-                self._problems.add(
-                    attrs.evolve(location, column=location.column + offset),
-                    f"a brace in {quoted(raw)} has no partner: put a space before a brace that "
-                    "opens or closes a block, and quotes around a word that holds one",
-                )
             return Word(raw, location, "", raw)
         self._characters(token)
         if token.type == "RAW":
             return Word(raw[1:-1], location, "`", raw)
         return Word(_ESCAPE.sub(r"\1", raw[1:-1]), location, '"', raw)
+
+    def _is_stray(self, token: Token) -> bool:
+        """Refuse a plain word that is not one; return whether it holds a brace of a block."""
+        if token.startswith("<<") and len(token) > 2:
+            self._wrong(
+                token, f"there are no heredocs such as {quoted(token)}: put the text in backquotes"
+            )
+            # What follows is text.
+            self._problems.check()
+        if token == "{}":
+            self._wrong(token, "`{}` is no block: expected `{ }`, or quotes around the word")
+        if token.count("{") == token.count("}"):
+            return False
+        offset = len(token) - 1 if token[-1] in "{}" else 0
+        self._problems.add(
+            attrs.evolve(self._place(token), column=self._place(token).column + offset),
+            f"a brace in {quoted(token)} has no partner: put a space before a brace that "
+            "opens or closes a block, and quotes around a word that holds one",
+        )
+        return True
 
     def _characters(self, token: Token) -> None:
         found = _CONTROL.search(token)

@@ -146,13 +146,48 @@ def test_mistakes_and_their_places(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "place"), [("a{\n}", "1:2"), ("a { b}", "1:6"), ("a b{x", "1:3"), ("a b}", "1:4")]
+    ("text", "place"),
+    [
+        ("a{\n}", "1:2"),
+        ("a { b}", "1:6"),
+        ("a {\n b {\n c}\n}", "3:3"),
+        ("a { b }}", "1:8"),
+        ("a b{x", "1:3"),
+        ("a b}", "1:4"),
+    ],
 )
-def test_a_brace_without_its_space_is_named(text: str, place: str) -> None:
-    assert any(
-        found.startswith(f"{place}: a brace in ") and "put a space before a brace" in found
-        for found in problems(text)
-    )
+def test_a_brace_without_its_space_is_named_and_not_what_comes_of_it(text: str, place: str) -> None:
+    found = problem(text)
+    assert found.startswith(f"{place}: a brace in ")
+    assert "put a space before a brace" in found
+
+
+def test_what_is_wrong_before_a_stray_brace_is_said() -> None:
+    first, second = problems("a }\nb{\n}")
+    assert first == "1:3: this `}` closes no block"
+    assert second.startswith("2:2: a brace in ")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            'a {\n respond <<EOF\n  <p class="x>{\n  EOF 200\n}',
+            "2:10: there are no heredocs such as `<<EOF`: put the text in backquotes",
+        ),
+        ("a b \\\n c", "1:5: a `\\` does not lead on to the next line: join the two"),
+        ("a b \\ # c", "1:5: a `\\` does not lead on to the next line: join the two"),
+        ("a {}", "1:3: `{}` is no block: expected `{ }`, or quotes around the word"),
+        ("a {\n b {} c\n}", "2:4: `{}` is no block: expected `{ }`, or quotes around the word"),
+    ],
+)
+def test_what_other_languages_have_is_refused_by_name(text: str, expected: str) -> None:
+    assert problem(text) == expected
+
+
+def test_what_looks_like_it_may_stand_in_quotes() -> None:
+    assert statements('a "<<EOF" `{}` "\\\\"') == [["a", "<<EOF", "{}", "\\"]]
+    assert statements("a << 1<<2 \\ b") == [["a", "<<", "1<<2", "\\", "b"]]
 
 
 def test_several_mistakes_are_found_in_one_run() -> None:

@@ -21,6 +21,7 @@ $TTL 300
 @ NS ns.example.org.
 ns A 192.0.2.1
 www A 192.0.2.80
+here A 127.0.0.1
 www AAAA 2001:db8::80
 alias CNAME www
 long TXT {LONG_TXT}
