@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
+from OpenSSL._util import lib
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
@@ -33,6 +35,17 @@ TLS12_CIPHERS = ":".join(
     )
 )
 TLS13_CIPHERS = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+
+# The profile's key exchanges. OpenSSL's own list has finite-field groups besides, which cost the
+# server several times as much, at the client's wish; ML-KEM came with OpenSSL 3.5.
+GROUPS = ":".join(
+    (
+        *(("X25519MLKEM768",) if SSL.OPENSSL_VERSION_NUMBER >= 0x3050_0000 else ()),
+        "X25519",
+        "prime256v1",
+        "secp384r1",
+    )
+)
 
 # One id for every context: a session made under one certificate may resume under another.
 SESSION_ID_CONTEXT = b"dwaarx"
@@ -84,6 +97,7 @@ def _context() -> SSL.Context:
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
     context.set_cipher_list(TLS12_CIPHERS.encode())
     context.set_tls13_ciphersuites(TLS13_CIPHERS.encode())
+    _set_groups(context)
     # Renegotiation doubles the handshake's cost at the client's wish; compression leaks (CRIME).
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     # About 34 kB less for each idle connection.
@@ -93,6 +107,13 @@ def _context() -> SSL.Context:
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_alpn_select_callback(_select_protocol)
     return context
+
+
+def _set_groups(context: SSL.Context) -> None:
+    """Set the groups through pyOpenSSL's binding, for pyOpenSSL itself has no function for it."""
+    pointer = attrgetter("_context")(context)
+    if lib.SSL_CTX_set1_curves_list(pointer, GROUPS.encode()) != 1:
+        raise SSL.Error([("SSL", "SSL_CTX_set1_curves_list", f"does not take {GROUPS}")])
 
 
 def base_context() -> SSL.Context:

@@ -38,6 +38,7 @@ class Client:
         *,
         version: ssl.TLSVersion | None = None,
         ciphers: str | None = None,
+        group: str | None = None,
     ) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = name is not None
@@ -50,6 +51,8 @@ class Client:
                 context.minimum_version = context.maximum_version = version
         if ciphers:
             context.set_ciphers(ciphers)
+        if group:
+            context.set_ecdh_curve(group)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._in, self._out, server_hostname=name)
         factory = listener.factory()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import ssl
 
 import pytest
@@ -62,6 +63,29 @@ def test_what_the_profile_leaves_out(ca: Entity, version: ssl.TLSVersion, cipher
     client = Client(listener(make_leaf(ca)), ca, version=version, ciphers=ciphers)
     with pytest.raises(ssl.SSLError):
         client.handshake()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_the_groups_are_the_profiles(ca: Entity, version: ssl.TLSVersion) -> None:
+    one = listener(make_leaf(ca, key_type="rsa2048"))
+    for group in ("prime256v1", "secp384r1"):
+        Client(one, ca, version=version, group=group).handshake()
+    with pytest.raises(ssl.SSLError, match=r"(?i)handshake.failure"):
+        Client(one, ca, version=version, group="secp521r1").handshake()
+
+
+def test_the_first_group_resists_quantum_computers(ca: Entity) -> None:
+    leaf = make_leaf(ca)
+    server = SSL.Connection(certificate_context([(leaf.key, [leaf.certificate])], nothing), None)
+    client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
+    server.set_accept_state()
+    client.set_connect_state()
+    for one, other in ((client, server), (server, client), (client, server)):
+        with contextlib.suppress(SSL.WantReadError):
+            one.do_handshake()
+        other.bio_write(one.bio_read(1 << 16))
+    server.do_handshake()
+    assert server.get_group_name() == "X25519MLKEM768"
 
 
 def test_the_clients_order_decides(ca: Entity) -> None:
