@@ -313,7 +313,13 @@ class _Handshake(Protocol):
         self.transport.establish()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        _log.debug("TLS handshake failed: {reason}", reason=reason.getErrorMessage())
+        assert self.transport is not None
+        client, _ = textual(self.transport.getPeer())
+        _log.debug(
+            "{client}: TLS handshake failed: {reason}",
+            client=client,
+            reason=reason.getErrorMessage(),
+        )
 
 
 class _HandshakeFactory(Factory):

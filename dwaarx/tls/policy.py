@@ -110,7 +110,7 @@ def _context() -> SSL.Context:
 
 
 def _set_groups(context: SSL.Context) -> None:
-    """Set the groups through pyOpenSSL's binding, for pyOpenSSL itself has no function for it."""
+    """Set the groups by OpenSSL's function, bound since cryptography 47; pyOpenSSL offers none."""
     pointer = attrgetter("_context")(context)
     if lib.SSL_CTX_set1_curves_list(pointer, GROUPS.encode()) != 1:
         raise SSL.Error([("SSL", "SSL_CTX_set1_curves_list", f"does not take {GROUPS}")])

@@ -10,6 +10,7 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs, formatEvent
 
 from dwaarx.tls.listener import Accepted, Endpoint, Listener, textual
 from dwaarx.tls.policy import base_context, certificate_context
@@ -152,8 +153,12 @@ def test_garbage_ends_the_handshake(listener: Listener, ca: Entity, made: list[R
     client = Client(listener, ca, "a.example")
     client.server.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
     assert client.transport.disconnecting
-    client.server.connectionLost()
+    with capturedLogs() as logs:
+        client.server.connectionLost()
     assert (listener.tls_failures, made) == (1, [])
+    assert [formatEvent(each).partition(": [")[0] for each in logs] == [
+        "192.0.2.7: TLS handshake failed"
+    ]
 
 
 def test_a_peer_that_does_not_close_is_dropped(
