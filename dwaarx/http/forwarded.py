@@ -1,25 +1,30 @@
 """What the proxy says in a request's fields about whom it comes from, and in both ways of itself.
 
 Nothing that the client says about its own way here is passed on: an upstream that trusts
-dwaarx would believe it. The names are compared with `_` read as `-`, since CGI and WSGI make
-one variable of both.
+dwaarx would believe it. The names are compared with whatever is no letter or digit read as `-`,
+since CGI and WSGI make one variable of `-` and `_`, and some servers of `.` and the rest as well.
 """
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from dwaarx.http.events import Field, Fields, RequestHead
 from dwaarx.http.exchange import ConnectionInfo
+from dwaarx.http.fields import CONNECTION_SPECIFIC
 
 PSEUDONYM = b"dwaarx"
 
 # Claims about the client's address and way, which are dropped besides `x-forwarded-*`; and what
-# the session to the upstream writes itself.
+# the session to the upstream writes itself; of CONNECTION_SPECIFIC the usual spellings are gone.
 _CLAIMS = frozenset(
     (b"forwarded", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"true-client-ip")
 )
-_OWN = frozenset((b"content-length", b"host"))
+_OWN = CONNECTION_SPECIFIC | {b"content-length", b"host"}
+
+# Neither a letter nor a digit; the names are in lower case.
+_odd = re.compile(rb"[^0-9a-z]")
 
 # Names and origins come again and again; a client that makes new ones only makes work for itself.
 _REMEMBERED = 1024
@@ -38,13 +43,18 @@ def without_claims(fields: Fields) -> ClearedFields:
 
 @lru_cache(_REMEMBERED)
 def _is_claim(name: bytes) -> bool:
-    plain = name.replace(b"_", b"-")
+    plain = _odd.sub(b"-", name)
     return plain.startswith(b"x-forwarded") or plain in _CLAIMS
 
 
 @lru_cache(_REMEMBERED)
 def _passes(name: bytes) -> bool:
-    return not (_is_claim(name) or name.replace(b"_", b"-") in _OWN)
+    return not (_is_claim(name) or _is_own(name))
+
+
+@lru_cache(_REMEMBERED)
+def _is_own(name: bytes) -> bool:
+    return _odd.sub(b"-", name) in _OWN
 
 
 @lru_cache(_REMEMBERED)
@@ -77,7 +87,7 @@ def upstream_fields(request: RequestHead, info: ConnectionInfo) -> list[Field]:
     given = request.fields
     origin = _origin(info.client, info.secure, request.authority)
     if isinstance(given, ClearedFields):
-        fields = [field for field in given if field[0].replace(b"_", b"-") not in _OWN]
+        fields = [field for field in given if not _is_own(field[0])]
         names = {field[0] for field in fields}
         fields += [field for field in origin if field[0] not in names]
     else:
@@ -86,3 +96,11 @@ def upstream_fields(request: RequestHead, info: ConnectionInfo) -> list[Field]:
         fields += origin
     fields.append(via(request.version))
     return fields
+
+
+def upstream_trailers(trailers: Fields) -> Fields:
+    """Return a request's trailers without what its head could not claim either.
+
+    Some servers put them among the fields of the head.
+    """
+    return [field for field in trailers if _passes(field[0])] if trailers else ()

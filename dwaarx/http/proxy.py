@@ -22,7 +22,7 @@ from dwaarx.http.events import (
     ResponseReceived,
 )
 from dwaarx.http.exchange import Exchange
-from dwaarx.http.forwarded import upstream_fields, via
+from dwaarx.http.forwarded import upstream_fields, upstream_trailers, via
 from dwaarx.http.h1_client import Framing
 from dwaarx.http.upstream import UpstreamConnection, UpstreamPools
 
@@ -193,7 +193,7 @@ class ProxiedRequest:
                 return
             if self._tunnel:
                 self._await_more()
-            elif not self._head_sent:
+            elif not self._head_sent and not self._paused_request:
                 connection.deadline.clear()  # it is the client that we wait for
             try:
                 connection.session.send_body(data)
@@ -210,7 +210,7 @@ class ProxiedRequest:
     def body_ended(self, trailers: Fields) -> None:
         """End the request (or close our side of the tunnel)."""
         self._request_ended = True
-        self._trailers = trailers
+        self._trailers = trailers = upstream_trailers(trailers)
         connection = self._connection
         if connection is None or self._upload_stopped:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from dwaarx.http.forwarded import upstream_fields, via
+from dwaarx.http.forwarded import upstream_fields, upstream_trailers, via
 from tests.http.fakes import INFO, make_request
 
 
@@ -31,12 +31,16 @@ def test_where_the_request_comes_from():
         b"x-forwarded-anything",
         b"x_forwarded_for",
         b"x-forwarded_for",
+        b"x.forwarded.for",
+        b"x-forwarded!for",
+        b"x~real+ip",
         b"forwarded",
         b"x-real-ip",
         b"x_real_ip",
         b"true-client-ip",
         b"content-length",
         b"content_length",
+        b"transfer_encoding",
         b"host",
     ],
 )
@@ -45,6 +49,7 @@ def test_what_a_client_says_is_not_passed_on(name):
         fields = told(fields=[(b"accept", b"*/*"), (name, b"6.6.6.6")])
         assert fields[0] == (b"accept", b"*/*")
         assert b"6.6.6.6" not in [value for _, value in fields]
+        assert upstream_trailers([(b"x-sum", b"1"), (name, b"6.6.6.6")]) == [(b"x-sum", b"1")]
 
 
 def test_other_fields_keep_their_order_and_via_is_added():

@@ -430,6 +430,21 @@ def test_an_upload_is_no_silence_but_one_that_is_not_taken_is(stage):
     assert exchange.status == 504
 
 
+def test_an_upload_that_is_not_taken_is_504_whatever_had_been_read_of_it(stage):
+    exchange, upstream = stage.upload(content_length=1000)
+    upstream.transport.producer.pauseProducing()
+    exchange.consumer.body_received(b"read before the client was paused")
+    stage.reactor.advance(60)
+    assert exchange.status == 504
+
+
+def test_claims_do_not_pass_as_trailers(stage):
+    exchange, upstream = stage.upload()
+    upstream.taken()
+    exchange.consumer.body_ended([(b"x-forwarded-for", b"6.6.6.6"), (b"x-sum", b"1")])
+    assert upstream.taken() == b"0\r\nx-sum: 1\r\n\r\n"
+
+
 def test_silence_after_an_upload_is_504(stage):
     exchange, _ = stage.upload(content_length=5)
     exchange.consumer.body_received(b"hello")
