@@ -203,8 +203,10 @@ class H1ClientSession:
         try:
             while data:
                 data = self._take(data, events)
-        except (NonsenseError, FieldError) as error:
+        except NonsenseError as error:
             self._dies(str(error), events)
+        except FieldError as error:
+            self._dies(f"sent a malformed response: {error}", events)
         return events
 
     def eof(self) -> list[Event]:
@@ -319,7 +321,8 @@ class H1ClientSession:
         if self._informational > MAX_INFORMATIONAL:
             raise NonsenseError("sent too many interim responses")
         if special:
-            fields = strip_hop_by_hop(fields)
+            # RFC 9110 8.6 forbids Content-Length here; HTTP/2 clients take it for an error.
+            fields = [field for field in strip_hop_by_hop(fields) if field[0] != b"content-length"]
         events.append(InformationalReceived(STREAM, status, fields))
 
     def _respond(
@@ -336,7 +339,10 @@ class H1ClientSession:
         # HTTP/1.0 has several notions of kept connections: not worth one of them.
         self._keep_alive = version == b"1.1"
         if special:
-            length = parse_content_length(_values(special, b"content-length"))
+            lengths = _values(special, b"content-length")
+            if len(lengths) > 1:
+                raise NonsenseError("sent Content-Length twice")
+            length = parse_content_length(lengths)
             chunked = parse_transfer_encoding(_values(special, b"transfer-encoding"))
             if b"close" in connection_options(_values(special, b"connection")):
                 self._keep_alive = False

@@ -201,6 +201,14 @@ def test_interim_responses_come_before_the_final_one():
     assert session.reusable
 
 
+def test_an_interim_response_has_no_length():
+    """It would be passed on to a client that takes it for an error (RFC 9110 8.6)."""
+    answer = b"HTTP/1.1 100 Continue\r\nContent-Length: 5\r\nX: y\r\n\r\n"
+    events, _ = take(answer + OK + b"Content-Length: 0\r\n\r\n")
+    assert events[0] == InformationalReceived(1, 100, [(b"x", b"y")])
+    assert events[1].head.content_length == 0
+
+
 def test_hop_by_hop_fields_are_dropped():
     events, session = take(
         OK + b"Connection: close, X-Secret\r\nX-Secret: 1\r\nKeep-Alive: timeout=5\r\n"
@@ -272,6 +280,7 @@ def test_a_change_of_protocol_nobody_asked_for(answer, upgrade):
         b"Content-Length: 0x5\r\n",
         b"Content-Length: \r\n",
         b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: 5\r\nContent-Length: 5\r\n",
         b"Content-Length: 9999999999999999999\r\n",
         b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
         b"Transfer-Encoding: gzip\r\n",
