@@ -273,6 +273,7 @@ class H1Connection(Protocol):
         exchange = H1Exchange(event.head, self.info, self, self._session, request_ended=event.ended)
         self._exchange = exchange
         self._served = True
+        self._wait = _Wait.NOTHING  # a head behind this one has its own time
         returned = False
         with _handling:
             self._handler.handle(exchange)

@@ -476,6 +476,17 @@ def test_a_later_head_has_its_time_from_its_first_byte() -> None:
     assert b"HTTP/1.1 408 " in bench.sent
 
 
+def test_a_head_behind_a_request_in_the_same_read_has_its_own_time() -> None:
+    bench = Bench(hello).feed(b"GET /")
+    for _ in range(10):  # a client that pipelines, and whose reads end within a head
+        bench.clock.advance(9)
+        bench.feed(GET[5:] + GET[:5])
+    assert b"408" not in bench.sent
+    assert len(bench.exchanges) == 10
+    bench.clock.advance(10)
+    assert b"HTTP/1.1 408 " in bench.sent
+
+
 def test_idle_from_the_last_answer() -> None:
     bench = Bench(hello).feed(GET)
     bench.clock.advance(59)
