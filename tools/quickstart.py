@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from pathlib import Path
 
 from dwaarx.config import load
 
@@ -32,9 +32,9 @@ def main() -> None:
     dot = next(address.port for address in site.dns_over_tls if address.port != https)
     print(
         TEXT.format(
-            file=config.file,
-            bin=sys.argv[2],
-            ca=Path(config.storage) / "internal" / "root.crt",
+            file=shlex.quote(config.file),
+            bin=shlex.quote(sys.argv[2]),
+            ca=shlex.quote(str(config.storage / "internal" / "root.crt")),
             https=https,
             dot=dot,
         ),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 
 def main() -> None:
     """Print a line for each report below the folder given as argument 1."""
     for report in sorted(Path(sys.argv[1]).glob("*/tmp/junit.xml")):
-        suites = ElementTree.parse(report).getroot().iter("testsuite")
+        suites = ET.parse(report).getroot().iter("testsuite")
         counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
         for suite in suites:
             for name in counts:
