@@ -60,21 +60,18 @@ class ListenerPlan:
 
 @attrs.define
 class _Draft:
-    """A listener's plan while sites are added to it."""
+    """A listener's plan while sites are added to it; `site` is the first that asked for it."""
 
     address: Address
     tls: bool
     origin: str
-    names: dict[tuple[str, CertificateSource], list[bytes]] = attrs.Factory(dict)
+    site: Site
+    names: dict[str, ServedName] = attrs.Factory(dict)
     sites: dict[str, ServedSite] = attrs.Factory(dict)
     dot: bool = False
 
     def finished(self) -> ListenerPlan:
-        names = tuple(
-            ServedName(name, source, tuple(dict.fromkeys(protocols)))
-            for (name, source), protocols in self.names.items()
-        )
-        sites = tuple(self.sites.values())
+        names, sites = tuple(self.names.values()), tuple(self.sites.values())
         return ListenerPlan(self.address, self.tls, names, sites, self.dot, self.origin)
 
 
@@ -87,7 +84,7 @@ class _Planner:
     def draft(self, address: Address, site: Site, *, tls: bool) -> _Draft | None:
         live = site.location is not None and site.location.file == CONSOLE
         origin = CONSOLE if live else DWAARFILE
-        draft = self.drafts.setdefault(address, _Draft(address, tls, origin))
+        draft = self.drafts.setdefault(address, _Draft(address, tls, origin, site))
         if draft.tls is not tls:
             words = ("plain HTTP", "TLS") if tls else ("TLS", "plain HTTP")
             self.problem(site, f"{address} already serves {words[0]}: it cannot serve {words[1]}")
@@ -125,15 +122,16 @@ class _Planner:
                 self.name(draft, name, site, (DOT_PROTOCOL,))
 
     def name(self, draft: _Draft, name: str, site: Site, protocols: tuple[bytes, ...]) -> None:
-        assert site.certificate is not None
-        others = {source for known, source in draft.names if known == name}
-        if others - {site.certificate}:
-            self.problem(
-                site,
-                f"{name or 'any name'} already has another certificate on {draft.address}",
-            )
-            return
-        draft.names.setdefault((name, site.certificate), []).extend(protocols)
+        source = site.certificate
+        assert source is not None
+        known = draft.names.get(name)
+        if known is not None:
+            if known.source != source:
+                shown = name or "any name"
+                self.problem(site, f"{shown} already has another certificate on {draft.address}")
+                return
+            protocols = tuple(dict.fromkeys((*known.protocols, *protocols)))
+        draft.names[name] = ServedName(name, source, protocols)
 
     def redirects(self, site: Site) -> None:
         """Let the plain HTTP port send clients to a site's HTTPS addresses."""
@@ -142,19 +140,40 @@ class _Planner:
                 continue
             for host in self.binds(site):
                 address = Address(host, self.config.http_port)
-                draft = self.drafts.setdefault(address, _Draft(address, False, DWAARFILE))
+                draft = self.drafts.setdefault(address, _Draft(address, False, DWAARFILE, site))
                 if draft.tls:
                     self.problem(site, f"http_port: {address} serves TLS: set it to 0 or another")
                     return
                 # What a site serves there itself comes first; so does the first port named.
                 draft.sites.setdefault(at.host, ServedSite(at.host, site, redirect=at.port))
 
+    def overlaps(self) -> None:
+        """Find addresses of one port that the kernel does not give out side by side."""
+        for address, draft in self.drafts.items():
+            for host in _including(address.host):
+                wider = self.drafts.get(Address(host, address.port))
+                if wider is not None:
+                    message = f"cannot listen on both {address} and {wider.address}"
+                    if wider.site.location != draft.site.location:
+                        message += f" (the site at {wider.site.location})"
+                    self.problem(draft.site, f"{message}: the second includes the first")
+                    break
+
+
+def _including(host: str) -> tuple[str, ...]:
+    """Return the hosts whose sockets take a host's connections too (dwaarx.tls.sockets)."""
+    if host in ("", "::"):
+        return () if host == "" else ("",)
+    if ":" in host or host == "0.0.0.0":
+        return "", "::"
+    return "", "::", "0.0.0.0"
+
 
 def make_plan(config: Config, additions: Sequence[Site] = ()) -> dict[Address, ListenerPlan]:
     """Work out the listeners for a Dwaarfile's sites and for those added on the console.
 
     Raises PlanError when two sites want the same name on the same address, or TLS and plain HTTP
-    on one.
+    on one, or addresses that overlap.
     """
     planner = _Planner(config)
     for site in (*config.sites, *additions):
@@ -162,6 +181,7 @@ def make_plan(config: Config, additions: Sequence[Site] = ()) -> dict[Address, L
     if config.http_port and config.redirect_http:
         for site in config.sites:
             planner.redirects(site)
+    planner.overlaps()
     if planner.problems:
         raise PlanError(planner.problems)
     return {address: draft.finished() for address, draft in planner.drafts.items()}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,73 @@ def test_what_does_not_go_together(
     with pytest.raises(PlanError) as caught:
         make_plan(config(*sites, **options))
     assert str(caught.value).startswith(f"Dwaarfile:3:1: {message}")
+
+
+EVERY = Site((SiteAddress("a", 443),), (), FILES, location=Location("Dwaarfile", 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("sites", "message"),
+    [
+        (
+            [EVERY, site("b", bind=("127.0.0.1",))],
+            (
+                "3:1: cannot listen on both 127.0.0.1:443 and *:443 (the site at Dwaarfile:1:1): "
+                "the second includes the first"
+            ),
+        ),
+        (
+            [site("b", bind=("::1",)), EVERY],
+            (
+                "3:1: cannot listen on both [::1]:443 and *:443 (the site at Dwaarfile:1:1): "
+                "the second includes the first"
+            ),
+        ),
+        (
+            [site("b", bind=("0.0.0.0", "::"))],
+            ("3:1: cannot listen on both 0.0.0.0:443 and [::]:443: the second includes the first"),
+        ),
+        (
+            [site("b", bind=("0.0.0.0",), dns_over_tls=(Address("127.0.0.1", 443),))],
+            (
+                "3:1: cannot listen on both 127.0.0.1:443 and 0.0.0.0:443: "
+                "the second includes the first"
+            ),
+        ),
+        (
+            [EVERY, site("b", bind=("::",))],
+            (
+                "3:1: cannot listen on both [::]:443 and *:443 (the site at Dwaarfile:1:1): "
+                "the second includes the first"
+            ),
+        ),
+    ],
+)
+def test_addresses_that_overlap(sites: list[Site], message: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        make_plan(config(*sites))
+    assert str(caught.value) == f"Dwaarfile:{message}"
+
+
+def test_addresses_that_do_not_overlap() -> None:
+    sites = [
+        site("a", bind=("0.0.0.0", "::1")),
+        site("b", port=444, bind=("127.0.0.1", "127.0.0.2")),
+        site("c", port=445),
+    ]
+    assert len(make_plan(config(*sites))) == 5
+
+
+def test_many_sites_take_linear_time() -> None:
+    def seconds(count: int) -> float:
+        sites = [site(f"h{n}") for n in range(count)]
+        begin = time.process_time()
+        make_plan(config(*sites))
+        return time.process_time() - begin
+
+    seconds(10)
+    # Ten times the sites: ten times as long, and some for the machine; quadratic is a hundred.
+    assert seconds(5000) < 40 * max(seconds(500), 0.005)
 
 
 def test_live_additions_are_told_apart() -> None:
