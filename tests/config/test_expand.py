@@ -77,7 +77,7 @@ def test_snippets() -> None:
         ),
         ("import nosuch", "1:8: cannot import `nosuch`: No such file or directory"),
         ("import", "1:1: a word is missing: expected `import FILE|GLOB|SNIPPET`"),
-        ("import a b", "1:10: `b` is one word too many: `import` takes one"),
+        ("import a b", "1:10: arguments of `import`, such as `b`, are not available"),
         ("import a { b }", "1:1: `import` takes no block"),
         ('import ""', "1:8: expected a file or a snippet"),
         ("import a/**/b", "1:8: `**` is not available: name the folders one by one"),

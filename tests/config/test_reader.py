@@ -165,9 +165,19 @@ BROKEN = {
             (
                 "1:10: a brace in `localhost{` has no partner: put a space before a brace that "
                 "opens or closes a block, and quotes around a word that holds one"
-            ),
-            "3:1: this `}` closes no block",
+            )
         ],
+    ),
+    "brace on a line of its own": (
+        "localhost\n{\n    respond hello\n}\n",
+        [
+            "1:1: expected `{` after the address of a site (`localhost`)",
+            "2:1: this `{` belongs at the end of the line before",
+        ],
+    ),
+    "comma before the brace": (
+        "localhost,\na.localhost,\n{\n    respond hello\n}\nb.localhost { }",
+        ["3:1: this `{` belongs at the end of the line before"],
     ),
     "options in a site": (
         "localhost {\n    https_port 8443\n}\n",
@@ -289,8 +299,30 @@ def test_nothing_escapes_but_config_errors(text: str) -> None:
     ],
 )
 def test_hostile_dwaarfiles_take_linear_time(piece: str) -> None:
+    in_linear_time("", piece, "")
+
+
+@pytest.mark.parametrize(
+    ("before", "piece"),
+    [
+        ("localhost {\nbind ", "127.0.{}.{} "),
+        ("localhost {\n", "tls {}.{}.pem x.key\n"),
+        ("localhost {\n", "respond /{}/{} x\n"),
+        ("localhost {\ndns_over_https ", "/{}/{} "),
+        ("localhost {\ndns_over_tls ", "127.0.{}.{} "),
+        ("localhost {\nreverse_proxy ", "127.0.{}.{} "),
+        ("resolvers {\n", "record a{}.b{} A 127.0.0.1\n"),
+        ("resolvers {\nto ", "127.0.{}.{} "),
+        ("resolvers {\nallow ", "127.0.{}.{} "),
+    ],
+)
+def test_hostile_blocks_take_linear_time(before: str, piece: str) -> None:
+    in_linear_time(before, piece, "\n}\n")
+
+
+def in_linear_time(before: str, piece: str, after: str) -> None:
     def seconds(count: int) -> float:
-        text = "".join(piece.format(n // 256, n % 256) for n in range(count))
+        text = before + "".join(piece.format(n // 256, n % 256) for n in range(count)) + after
         begin = time.process_time()
         with contextlib.suppress(ConfigError):
             parse(text, "/nonexistent/Dwaarfile", {"HOME": "/h"})

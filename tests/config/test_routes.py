@@ -122,6 +122,8 @@ def test_a_handle_block_sorts_its_own_routes() -> None:
         ("respond x { close }", "2:1: `respond` takes no block"),
         ("respond @api x", "2:9: named matchers such as `@api` are not available yet"),
         ("respond {host}", "2:9: placeholders in a body, such as {host}, are not available yet"),
+        ("respond `{host}`", "2:9: placeholders in a body, such as {host}, are not available yet"),
+        ('respond "{http.request.uri}"', "2:9: placeholders in a body, such as {http.request.uri}"),
         ("respond a\nrespond b", "3:1: this `respond` is never reached: one for all paths stands"),
         ("respond /a a\nrespond /a b", "3:1: this `respond` is never reached: one for `/a` stands"),
         ("respond\nrespond b", '2:1: a word is missing: expected `respond [MATCHER] "BODY"'),
