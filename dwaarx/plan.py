@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address
 
 import attrs
 
@@ -15,6 +16,9 @@ DOT_PROTOCOL = b"dot"
 # Who asked for a listener, as showBinds() says it; a site added live has CONSOLE as its file.
 DWAARFILE = "Dwaarfile"
 CONSOLE = "console"
+
+_EVERY_IPV4 = str(IPv4Address(0))
+_EVERY_IPV6 = str(IPv6Address(0))
 
 
 class PlanError(Exception):
@@ -162,11 +166,13 @@ class _Planner:
 
 def _including(host: str) -> tuple[str, ...]:
     """Return the hosts whose sockets take a host's connections too (dwaarx.tls.sockets)."""
-    if host in ("", "::"):
-        return () if host == "" else ("",)
-    if ":" in host or host == "0.0.0.0":
-        return "", "::"
-    return "", "::", "0.0.0.0"
+    if not host:
+        return ()
+    if host == _EVERY_IPV6:
+        return ("",)
+    if ":" in host or host == _EVERY_IPV4:
+        return "", _EVERY_IPV6
+    return "", _EVERY_IPV6, _EVERY_IPV4
 
 
 def make_plan(config: Config, additions: Sequence[Site] = ()) -> dict[Address, ListenerPlan]:

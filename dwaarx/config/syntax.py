@@ -188,22 +188,22 @@ class _Reader:
             return Word(raw[1:-1], location, "`", raw)
         return Word(_ESCAPE.sub(r"\1", raw[1:-1]), location, '"', raw)
 
-    def _is_stray(self, token: Token) -> bool:
+    def _is_stray(self, word: Token) -> bool:
         """Refuse a plain word that is not one; return whether it holds a brace of a block."""
-        if token.startswith("<<") and len(token) > 2:
+        if word.startswith("<<") and len(word) > 2:
             self._wrong(
-                token, f"there are no heredocs such as {quoted(token)}: put the text in backquotes"
+                word, f"there are no heredocs such as {quoted(word)}: put the text in backquotes"
             )
             # What follows is text.
             self._problems.check()
-        if token == "{}":
-            self._wrong(token, "`{}` is no block: expected `{ }`, or quotes around the word")
-        if token.count("{") == token.count("}"):
+        if word == "{}":
+            self._wrong(word, "`{}` is no block: expected `{ }`, or quotes around the word")
+        if word.count("{") == word.count("}"):
             return False
-        offset = len(token) - 1 if token[-1] in "{}" else 0
+        offset = len(word) - 1 if word[-1] in "{}" else 0
         self._problems.add(
-            attrs.evolve(self._place(token), column=self._place(token).column + offset),
-            f"a brace in {quoted(token)} has no partner: put a space before a brace that "
+            attrs.evolve(self._place(word), column=self._place(word).column + offset),
+            f"a brace in {quoted(word)} has no partner: put a space before a brace that "
             "opens or closes a block, and quotes around a word that holds one",
         )
         return True
