@@ -23,14 +23,14 @@ fmt: $(VENV)/.test-tools
 $(VENV)/bin/python:
 	@tools/apt-packages run
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/pip install --quiet --quiet --disable-pip-version-check --upgrade pip
 
 $(VENV)/.installed: $(VENV)/bin/python setup.cfg
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/pip install --quiet --quiet --disable-pip-version-check --editable .
 	@touch $@
 
 $(VENV)/.test-tools: $(VENV)/bin/python setup.cfg
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
 clean:
