@@ -288,17 +288,17 @@ class TlsTransport(TLSMemoryBIOProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the connection."""
+        self._deadline.stop()
         listener = self.listener
         listener.transports.discard(self)
         if self.established:
             listener.connections.discard(cast("Drainable", self.wrappedProtocol))
         else:
             listener.tls_failures += 1
-        try:
-            TLSMemoryBIOProtocol.connectionLost(self, reason)
-        finally:
-            # Last: what is read in there may end TLS, and so set it.
-            self._deadline.stop()
+        # All that came has been read. Twisted would look again and find but the end, at the price
+        # of an exception whose frames keep OpenSSL's buffers until Python looks for cycles.
+        self._lostTLSConnection = True
+        TLSMemoryBIOProtocol.connectionLost(self, reason)
 
 
 @implementer(IHandshakeListener)

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import ssl
+import weakref
 from collections.abc import Callable
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
 
 from dwaarx.tls.listener import Accepted, Endpoint, Listener, textual
 from dwaarx.tls.policy import base_context, certificate_context
@@ -192,6 +196,38 @@ def test_what_comes_after_the_end_does_nothing(
     client.server.abortConnection()
     assert not client.transport.aborted
     assert not clock.getDelayedCalls()
+
+
+def cut_off(client: Client) -> None:
+    """End amid the handshake."""
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.tls.do_handshake()
+    client.pump()
+
+
+def fail(client: Client) -> None:
+    """End by garbage."""
+    client.server.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
+
+
+def shake_hands(client: Client) -> None:
+    """End without a word after the handshake."""
+    client.handshake()
+
+
+@pytest.mark.parametrize("begin", [cut_off, fail, shake_hands])
+def test_openssls_memory_is_given_back_at_once(
+    listener: Listener, ca: Entity, begin: Callable[[Client], None]
+) -> None:
+    client = Client(listener, ca, "a.example")
+    begin(client)
+    connection = weakref.ref(client.server.getHandle())
+    gc.disable()  # the cycles that it would break are what is looked for
+    try:
+        client.server.connectionLost(Failure(ConnectionDone()))
+        assert connection() is None
+    finally:
+        gc.enable()
 
 
 class Producer:
