@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         _print(sys.stderr, str(error))
         return 1
+    except _OutputError as error:
+        _print(sys.stderr, f"dwaarx: standard output: {error}")
+        return 1
+
+
+class _OutputError(Exception):
+    """What was found cannot be said: standard output is full, or nobody reads it."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,7 +79,7 @@ def _check(options: argparse.Namespace) -> int:
     _print(sys.stderr, *(f"{warning.location}: warning: {warning.message}" for warning in warnings))
     if errors:
         return 1
-    _print(sys.stdout, f"{file}: OK: {_summary(config)}")
+    _output(f"{file}: OK: {_summary(config)}\n")
     return 0
 
 
@@ -99,7 +107,7 @@ def _fmt(options: argparse.Namespace) -> int:
             return 1
         return 0
     if not options.overwrite:
-        sys.stdout.write(formatted)
+        _output(formatted)
         return 0
     if formatted != text:
         return _overwrite(Path(file), formatted)
@@ -120,9 +128,15 @@ def _overwrite(path: Path, text: str) -> int:
     try:
         # A link stays one, and the file keeps its mode.
         target = path.resolve()
-        write_atomic(target, text.encode(), target.stat().st_mode & 0o7777)
+        before = target.stat()
+        write_atomic(target, text.encode(), before.st_mode & 0o7777)
     except OSError as error:
         _print(sys.stderr, f"{path}: cannot be written: {error.strerror or error}")
+        return 1
+    try:
+        os.chown(target, before.st_uid, before.st_gid)
+    except OSError as error:
+        _print(sys.stderr, f"{path}: its owner is now you: {error.strerror or error}")
         return 1
     return 0
 
@@ -134,8 +148,28 @@ def _console(options: argparse.Namespace) -> int:
     if options.socket:
         socket = Path(options.socket)
     else:
-        socket = load(options.config or default_path()).storage / "console.sock"
+        try:
+            socket = load(options.config or default_path()).storage / "console.sock"
+        except ConfigError as error:
+            hint = "dwaarx console: --socket STORAGE/console.sock does without the Dwaarfile"
+            _print(sys.stderr, str(error), hint)
+            return 1
     return client.run(socket, options.expression)
+
+
+def _output(text: str) -> None:
+    """Write to standard output: as a Dwaarfile is encoded, whatever the locale."""
+    try:
+        sys.stdout.flush()
+        # A file's name may hold any byte.
+        sys.stdout.buffer.write(text.encode(errors="surrogateescape"))
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # What could not be written would be tried again at the end.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        raise _OutputError(error.strerror or str(error)) from error
 
 
 def _print(stream: TextIO, *lines: str) -> None:

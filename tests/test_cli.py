@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from dwaarx import __version__
 from dwaarx.cli import main
 from dwaarx.config import reader
 from dwaarx.console import client
+
+ROOT = Path(__file__).parents[1]
 
 
 class StandardInput:
@@ -122,6 +125,61 @@ def test_fmt_cannot_write(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith(f"/dev/fd/{read}: cannot be written: ")
 
 
+def test_fmt_keeps_the_owner(
+    dwaarfile: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Root formats a file of the service's user, mode 0600: the service has to read it again."""
+    before = dwaarfile.stat()
+    calls: list[tuple[Path, int, int]] = []
+    monkeypatch.setattr(os, "chown", lambda *words: calls.append(words))
+    dwaarfile.write_text("localhost { }")
+    assert main(["fmt", "-w", str(dwaarfile)]) == 0
+    assert calls == [(dwaarfile, before.st_uid, before.st_gid)]
+
+    def refuse(*_words: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    dwaarfile.write_text("localhost { }")
+    assert main(["fmt", "-w", str(dwaarfile)]) == 1
+    assert capsys.readouterr().err == (
+        f"{dwaarfile}: its owner is now you: Operation not permitted\n"
+    )
+    assert dwaarfile.read_text() == "localhost {\n}\n"
+
+
+def test_output_is_utf_8_whatever_the_locale(dwaarfile: Path) -> None:
+    name = os.fsencode(dwaarfile) + b"\xff\xc3\xbc"
+    text = 'localhost {\n    respond "ü"\n}\n'.encode()
+    Path(os.fsdecode(name)).write_bytes(text)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+
+    def said(command: str) -> bytes:
+        words = [sys.executable, "-m", "dwaarx.cli", command, name]
+        return subprocess.run(words, env=environment, capture_output=True, check=True).stdout
+
+    assert said("fmt") == text
+    assert said("check") == name + b": OK: 1 site, 0 resolver pools\n"
+
+
+@pytest.mark.parametrize("command", ["fmt", "check"])
+def test_an_output_that_cannot_be_written(command: str, dwaarfile: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with Path("/dev/full").open("wb") as full:
+        for target, reason in ((full.fileno(), "No space left on device"), (write, "Broken pipe")):
+            done = subprocess.run(
+                [sys.executable, "-m", "dwaarx.cli", command, dwaarfile],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=target,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            assert done.returncode == 1
+            assert done.stderr == f"dwaarx: standard output: {reason}\n"
+    os.close(write)
+
+
 def test_fmt_reads_standard_input(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,7 +225,9 @@ def test_console(
     ]
     dwaarfile.write_text("nonsense")
     assert main(["console"]) == 1
-    assert capsys.readouterr().err.startswith("Dwaarfile:1:1: expected `{`")
+    problem, hint = capsys.readouterr().err.splitlines()
+    assert problem.startswith("Dwaarfile:1:1: expected `{`")
+    assert hint == "dwaarx console: --socket STORAGE/console.sock does without the Dwaarfile"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
