@@ -161,9 +161,9 @@ def _key_mode(key: Path) -> Iterator[str]:
     except OSError:
         # It has just been read; if it is gone now, the next reload says so.
         return
-    who = "every user" if mode & stat.S_IROTH else "its group" if mode & stat.S_IRGRP else ""
-    if who:
-        yield f"the key {key} can be read by {who}: chmod 600 {key}"
+    # A group may be meant to read it, such as Debian's ssl-cert.
+    if mode & stat.S_IROTH:
+        yield f"every user can read the key {key}: chmod o-rwx {key}"
 
 
 def _place(location: Location | None) -> Location:

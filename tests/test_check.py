@@ -156,12 +156,13 @@ def test_a_chain_without_the_issuer(ca: Entity, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("mode", "who"), [(0o640, "its group"), (0o644, "every user")])
-def test_a_key_that_others_can_read(mode: int, who: str, leaf: Entity, tmp_path: Path) -> None:
-    (tmp_path / "leaf.key").chmod(mode)
-    errors, warnings = checked(tmp_path, "a.test {\ntls leaf.pem leaf.key\n}")
-    assert errors == []
-    assert warnings == [f"2:1: the key leaf.key can be read by {who}: chmod 600 leaf.key"]
+def test_a_key_that_every_user_can_read(leaf: Entity, tmp_path: Path) -> None:
+    text = "a.test {\ntls leaf.pem leaf.key\n}"
+    (tmp_path / "leaf.key").chmod(0o644)
+    expected = "2:1: every user can read the key leaf.key: chmod o-rwx leaf.key"
+    assert checked(tmp_path, text) == ([], [expected])
+    (tmp_path / "leaf.key").chmod(0o640)
+    assert checked(tmp_path, text) == ([], [])
 
 
 @pytest.mark.parametrize("key_type", ["rsa2048", "p256"])
@@ -238,6 +239,16 @@ def test_authorized_keys(tmp_path: Path) -> None:
     assert checked(tmp_path, text) == ([], ["2:46: keys holds no key: nobody can log in"])
     keys.write_text("ssh-ed25519 AAAA someone\n")
     assert checked(tmp_path, text) == ([], [])
+
+
+def test_addresses_that_overlap(tmp_path: Path) -> None:
+    text = "{\nhttp_port 0\n}\nlocalhost { }\na.localhost { bind 127.0.0.1 }"
+    (error,), warnings = checked(tmp_path, text)
+    assert error == (
+        "5:1: cannot listen on both 127.0.0.1:443 and *:443 (the site at Dwaarfile:4:1): "
+        "the second includes the first"
+    )
+    assert warnings == []
 
 
 def test_what_the_plan_of_the_listeners_refuses(
