@@ -59,13 +59,18 @@ class Expiry:
         # there may be one before it in the queue.
         queue = self._queue
         now = self._clock.seconds()
-        while queue:
-            deadline, waiter = queue[0]
-            if waiter.deadline == deadline and deadline > now:
-                self._call = self._clock.callLater(deadline - now, self._look)
-                return
-            queue.popleft()
-            if waiter.deadline == deadline:
-                waiter.deadline = None
-                waiter.timed_out()
-        self._call = None
+        try:
+            while queue:
+                deadline, waiter = queue[0]
+                waits = waiter.deadline == deadline
+                if waits and deadline > now:
+                    break
+                queue.popleft()
+                if waits:
+                    waiter.deadline = None
+                    waiter.timed_out()
+        finally:
+            # Even after a waiter that raised: without it the others would wait for ever.
+            self._call = None
+            if queue:
+                self._call = self._clock.callLater(max(0.0, queue[0][0] - now), self._look)

@@ -35,12 +35,17 @@ from dwaarx.dns.upstream import Upstream
 # has to look for, and so short that a stub (it waits 5 s) still gets a second server's answer.
 ATTEMPT_TIMEOUT = 2.0
 
-# After this no attempt may still be under way: stubs and browsers have given up by then.
+# No attempt begins that could last beyond this: stubs and browsers have given up by then.
 TOTAL_TIMEOUT = 6.0
 
 # How many queries may wait for upstreams at once. Each holds about 2 kB, so some 20 MB; at 2 s
 # for each that is 5,000 failing queries a second.
 MAX_OUTSTANDING = 10_000
+
+# How many of them may be of one client: none can take the place of all others, be it by resetting
+# DoH streams, whose lookups go on. A resolver behind which many people sit needs 100 ms for a
+# query when it is slow, and so gets 20,000 a second.
+MAX_OUTSTANDING_OF_CLIENT = 2_000
 
 # With these codes an upstream says that it will not or cannot do it; another one may.
 _TRY_NEXT = frozenset((FORMERR, SERVFAIL, NOTIMP, REFUSED, NOTAUTH))
@@ -64,19 +69,34 @@ class Lookups:
         self.clock = clock
         self.expiry = Expiry(clock, ATTEMPT_TIMEOUT)
         self.outstanding = 0
+        self._clients: dict[str, int] = {}  # how many of them are whose
         self._stopped = False
 
     def start(self, pool: Pool, query: Query, respond: Respond) -> None:
         """Ask a pool's upstreams; `respond` is called once, perhaps before this returns."""
         if self._stopped:
             respond(error(query, SERVFAIL, EDE_NOT_READY, "shutting down"))
-        elif not pool.upstreams:
+            return
+        if not pool.upstreams:
             respond(error(query, SERVFAIL, EDE_NO_REACHABLE_AUTHORITY, "no upstream is configured"))
-        elif self.outstanding >= MAX_OUTSTANDING:
+            return
+        clients, client = self._clients, query.client
+        waiting = clients.get(client, 0)
+        if self.outstanding >= MAX_OUTSTANDING or waiting >= MAX_OUTSTANDING_OF_CLIENT:
             respond(error(query, SERVFAIL, EDE_OTHER, "too many queries are waiting"))
+            return
+        self.outstanding += 1
+        clients[client] = waiting + 1
+        Lookup(self, pool, query, respond).next_attempt()
+
+    def ended(self, client: str) -> None:
+        """Hear that a lookup of a client's is over."""
+        self.outstanding -= 1
+        waiting = self._clients[client] - 1
+        if waiting:
+            self._clients[client] = waiting
         else:
-            self.outstanding += 1
-            Lookup(self, pool, query, respond).next_attempt()
+            del self._clients[client]
 
     def stop(self) -> None:
         """Answer all that wait with SERVFAIL, and all that come from now on."""
@@ -232,5 +252,5 @@ class Lookup:
             self.give_up(EDE_NO_REACHABLE_AUTHORITY, "no upstream answered")
 
     def _finish(self, answer: bytes) -> None:
-        self._lookups.outstanding -= 1
+        self._lookups.ended(self._query.client)
         self._respond(answer)

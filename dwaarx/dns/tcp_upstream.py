@@ -33,7 +33,7 @@ class TcpConnection(Protocol):
         self._reactor = reactor
         self._idle = Deadline(reactor, self.retire)
         self._retired = False
-        self._heard = 0.0  # when the upstream last sent something
+        self._heard = 0.0  # when the upstream last answered something
         self.usable = True
 
     def ask(self, asker: Asker) -> None:
@@ -56,7 +56,7 @@ class TcpConnection(Protocol):
             self._rest()
 
     def timed_out(self, asker: Asker) -> None:
-        """Carry this question no longer; end a connection on which all is silent since then."""
+        """Carry this question no longer; end a connection that has answered nothing since then."""
         self.forget(asker)
         if self.transport is not None and self._heard < asker.sent:
             self.usable = False
@@ -90,13 +90,13 @@ class TcpConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Hand each answer to its asker; what answers nothing is passed over."""
-        self._heard = self._reactor.seconds()
         stream, waiting = self._stream, self._waiting
         stream.receive(data)
         while (wire := stream.next()) is not None:
             asker = waiting.get(wire[:2])
             if asker is not None and matches_in_any_case(wire, asker.question):
                 del waiting[wire[:2]]
+                self._heard = self._reactor.seconds()
                 asker.answered(wire)
         if not waiting:
             self._rest()
@@ -146,12 +146,15 @@ class TcpUpstream:
         if connection is None or not connection.usable:
             connection = self._connection = TcpConnection(self._reactor)
             connection.ask(asker)
-            self._reactor.connectTCP(
-                self._address.host,
-                self._address.port,
-                _Connecting(connection),
-                timeout=CONNECT_TIMEOUT,
-            )
+            try:
+                self._reactor.connectTCP(
+                    self._address.host,
+                    self._address.port,
+                    _Connecting(connection),
+                    timeout=CONNECT_TIMEOUT,
+                )
+            except OSError:  # the zone of an address (fe80::1%eth0) is no interface here
+                self._reactor.callLater(0, connection.connection_failed)
         else:
             connection.ask(asker)
 

@@ -179,6 +179,19 @@ def test_sockets_are_renewed(forwarder, reactor, server, monkeypatch):
     assert server.take()[1] != ports[-1]
 
 
+def test_ten_thousand_queries_leave_no_socket(forwarder, reactor, server):
+    use(forwarder, server)
+    for number in range(10_000):
+        client = Client(forwarder, f"n{number}.example.org")
+        wire, peer = server.socket.recvfrom(65_535)
+        server.send(wire[:2] + b"\x81\x83" + wire[4:], peer)
+        for reader in reactor.getReaders():
+            reader.doRead()
+        assert client.wires
+    assert len(reactor.getReaders()) == udp_upstream.SOCKETS
+    assert len(reactor.getDelayedCalls()) <= 1
+
+
 def test_what_does_not_match_ends_no_wait(forwarder, reactor, server, second):
     use(forwarder, DnsUpstream("udp", server.address))
     client = Client(forwarder)
@@ -382,6 +395,25 @@ def test_too_many_at_once(forwarder, server, monkeypatch):
     assert clients[-1].failure == ("SERVFAIL", 0)
 
 
+def test_no_client_takes_the_place_of_all(forwarder, reactor, server, monkeypatch):
+    monkeypatch.setattr(lookup, "MAX_OUTSTANDING_OF_CLIENT", 2)
+    use(forwarder, server)
+    greedy = [Client(forwarder, edns=True) for _ in range(3)]
+    assert [bool(client.wires) for client in greedy] == [False, False, True]
+    assert greedy[2].failure == ("SERVFAIL", 0)
+    assert not Client(forwarder, client="127.0.0.2").wires
+    server.answer("www.example.org. 30 A 192.0.2.10")
+    reactor.turn()
+    assert greedy[0].text == "192.0.2.10"
+    assert not Client(forwarder).wires  # one was answered: one may follow
+    assert Client(forwarder).wires
+    for _ in range(4):
+        reactor.advance(lookup.ATTEMPT_TIMEOUT)
+    assert greedy[1].failure == ("SERVFAIL", 22)
+    assert forwarder._lookups._clients == {}
+    assert forwarder._lookups.outstanding == 0
+
+
 def test_recursion_not_desired_goes_on_as_it_is(forwarder, server):
     use(forwarder, server)
     Client(forwarder, flags=0)
@@ -486,6 +518,20 @@ def test_a_connection_refused_and_no_other(forwarder, reactor):
     assert again.failure == ("SERVFAIL", 23)
 
 
+@pytest.mark.parametrize("transport", ["tcp", "auto"])
+def test_an_address_whose_zone_is_no_interface(forwarder, reactor, monkeypatch, second, transport):
+    def no_such_zone(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")  # as Twisted does
+
+    monkeypatch.setattr(reactor, "connectTCP", no_such_zone)
+    use(forwarder, DnsUpstream(transport, Address("fe80::1%nosuch", 53)), second)
+    client = Client(forwarder)
+    reactor.advance(0)
+    second.answer("www.example.org. 30 A 192.0.2.20")
+    reactor.turn()
+    assert client.text == "192.0.2.20"
+
+
 def test_queries_on_a_lost_connection_go_on(forwarder, reactor):
     use(forwarder, DEAD)
     client = Client(forwarder, edns=True)
@@ -555,6 +601,19 @@ def test_a_slow_answer_does_not_cut_a_lively_connection(forwarder, reactor):
     assert quick.text == "192.0.2.10"
     reactor.advance(1)
     assert not peer.transport.aborted
+
+
+def test_a_connection_with_nothing_but_nonsense_is_cut(forwarder, reactor):
+    """Where its messages begin may have been lost: it would never answer again."""
+    use(forwarder, DEAD)
+    Client(forwarder)
+    peer = TcpPeer(reactor).connect()
+    reactor.advance(0.5)
+    Client(forwarder)
+    for _ in range(5):
+        reactor.advance(0.5)
+        peer.protocol.dataReceived(b"\0\3abc\xff")
+    assert peer.transport.aborted
 
 
 def test_tcp_answers_in_turn_after_a_timeout_over_udp(forwarder, reactor, server):
@@ -661,6 +720,20 @@ def test_a_new_configuration_lets_the_old_finish(forwarder, reactor, server, sec
     assert (old.text, new.text) == ("192.0.2.10", "192.0.2.20")
     assert len(reactor.getReaders()) == 1
     assert [status.queries for status in forwarder.servers()] == [1]
+
+
+def test_an_upstream_that_has_gone_serves_the_lookups_of_before(forwarder, reactor, server, second):
+    """Its sockets had closed already: those opened for a late attempt close as well."""
+    use(forwarder, server, second)
+    client = Client(forwarder)
+    third = UdpServer()
+    use(forwarder, third)
+    reactor.advance(lookup.ATTEMPT_TIMEOUT)
+    second.answer("www.example.org. 30 A 192.0.2.20")
+    reactor.turn()
+    assert client.text == "192.0.2.20"
+    assert reactor.getReaders() == []
+    third.close()
 
 
 def test_what_stays_keeps_its_sockets_and_counts(forwarder, reactor, server, second):
