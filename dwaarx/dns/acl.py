@@ -27,6 +27,16 @@ LOCAL_NETWORKS: tuple[IPNetwork, ...] = tuple(
 # each to see anew.
 MAX_REMEMBERED = 10_000
 
+_MAPPED_PREFIX = 96  # ::ffff:0:0/96
+
+
+def _unmapped(network: IPNetwork) -> IPNetwork:
+    """Return an IPv4-mapped network as IPv4, which is how its clients are known."""
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < _MAPPED_PREFIX:
+        return network
+    return ip_network((mapped, network.prefixlen - _MAPPED_PREFIX))
+
 
 class AllowList:
     """Says of a client's textual address whether it is in one of some networks."""
@@ -34,7 +44,7 @@ class AllowList:
     __slots__ = ("_networks", "_seen")
 
     def __init__(self, networks: Iterable[IPNetwork]) -> None:
-        self._networks = tuple(networks)
+        self._networks = tuple(map(_unmapped, networks))
         self._seen: dict[str, bool] = {}
 
     def allows(self, client: str) -> bool:

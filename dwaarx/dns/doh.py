@@ -104,32 +104,27 @@ def decode(value: bytes) -> bytes | None:
 class _Body:
     """Gathers a POST's body."""
 
-    __slots__ = ("_exchange", "_handler", "_pieces", "_size")
+    __slots__ = ("_data", "_exchange", "_handler")
 
     def __init__(self, handler: DohHandler, exchange: Exchange) -> None:
         self._handler = handler
         self._exchange = exchange
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._data = bytearray()  # not the pieces: each may be one octet, in an object of its own
 
     def body_received(self, data: bytes) -> None:
         """Keep a piece, unless the body grows beyond any message."""
-        self._size += len(data)
-        if self._size > MAX_MESSAGE:
-            self._pieces.clear()
+        if len(self._data) + len(data) > MAX_MESSAGE:
             self._exchange.consumer = None
             _refuse(self._exchange, 413, b"longer than a DNS message can be")
         else:
-            self._pieces.append(data)
+            self._data += data
 
     def body_ended(self, trailers: Fields) -> None:
         """Resolve the whole message."""
-        pieces = self._pieces
-        self._handler.query(self._exchange, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        self._handler.query(self._exchange, bytes(self._data))
 
     def client_lost(self, reason: str) -> None:
-        """Keep nothing: the answer, if one comes, is ignored by the exchange."""
-        self._pieces.clear()
+        """Nothing to give back: the answer, if one comes, is ignored by the exchange."""
 
     def pause_response(self) -> None:
         """Nothing to pause: an answer is one piece."""

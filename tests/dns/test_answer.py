@@ -73,6 +73,13 @@ def big_answer(asked, size: int) -> bytes:
     return head + b"\xc0\x0c\0\x0a\0\1\0\0\0\5" + struct.pack("!H", rest) + bytes(rest)
 
 
+def test_padding_is_the_least_that_fills_a_block():
+    asked = query(options=[PADDING])
+    for size in range(440, 440 + 468):
+        # 15: an OPT without options, and the head of the padding
+        assert len(relay(big_answer(asked, size), asked)) == -(-(size + 15) // 468) * 468
+
+
 @pytest.mark.parametrize("size", [65_000, 65_500, 65_520, 65_523, 65_524, 65_525, 65_535])
 def test_no_answer_is_longer_than_a_message_can_be(size):
     asked = query(options=[PADDING])

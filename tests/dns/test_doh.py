@@ -1,4 +1,5 @@
 import base64
+import tracemalloc
 
 import dns.edns
 import dns.message
@@ -229,6 +230,19 @@ def test_bodies_that_are_too_long(handler):
     assert grown.status == 413
     assert grown.answers == 1
     assert post(handler, bytes(65_535)).status == 200  # a DNS answer: FORMERR
+
+
+def test_a_body_in_tiny_pieces_takes_no_more_room(handler):
+    exchange = request(b"POST", fields=[(b"content-type", b"application/dns-message")])
+    handler.handle(exchange)
+    tracemalloc.start()
+    for number in range(32_767):
+        exchange.consumer.body_received(number.to_bytes(2, "big"))
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used < 100_000
+    exchange.consumer.body_ended(())
+    assert exchange.message.rcode() == dns.rcode.FORMERR
 
 
 def test_an_empty_body(handler):

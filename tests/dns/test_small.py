@@ -74,6 +74,17 @@ def test_the_allow_list():
     assert AllowList((ip_network("0.0.0.0/0"),)).allows("8.8.8.8")
 
 
+def test_networks_written_as_ipv4_mapped():
+    allow = AllowList(map(ip_network, ("::ffff:192.0.2.0/120", "::ffff:198.51.100.7/128")))
+    for client in ("192.0.2.1", "::ffff:192.0.2.1", "198.51.100.7"):
+        assert allow.allows(client)
+    for client in ("192.0.3.1", "::ffff:192.0.3.1", "198.51.100.8", "::1"):
+        assert not allow.allows(client)
+    everyone = AllowList((ip_network("::/0"), ip_network("0.0.0.0/0")))
+    assert everyone.allows("2001:db8::1")
+    assert everyone.allows("::ffff:8.8.8.8")
+
+
 def test_the_allow_list_remembers_so_many(monkeypatch):
     monkeypatch.setattr(acl, "MAX_REMEMBERED", 3)
     allow = AllowList(LOCAL_NETWORKS)
@@ -185,6 +196,28 @@ def test_who_times_out_may_wait_anew():
     assert log == [waiter, other]  # at its own time, though the first waits anew
     clock.advance(1)
     assert log == [waiter, other, waiter]
+
+
+def test_a_waiter_that_raises_does_not_hold_up_the_others():
+    class Broken(Waiter):
+        def timed_out(self):
+            super().timed_out()
+            raise ZeroDivisionError
+
+    clock, log = Clock(), []
+    expiry = Expiry(clock, 2)
+    broken, other, later = Broken(log), Waiter(log), Waiter(log)
+    expiry.add(broken, 0)
+    expiry.add(other, 0)
+    clock.advance(1)
+    expiry.add(later, 1)
+    with pytest.raises(ZeroDivisionError):
+        clock.advance(1)
+    clock.advance(0)
+    assert log == [broken, other]
+    clock.advance(1)
+    assert log == [broken, other, later]
+    assert clock.getDelayedCalls() == []
 
 
 def test_who_no_longer_waits_is_let_go():
