@@ -8,6 +8,10 @@ import stat
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 
+from twisted.logger import Logger
+
+_log = Logger()
+
 # A chain of RSA 4096 certificates is about 10 KiB, a CA bundle of the web 250 KiB; the limit
 # only keeps a wrong path (a log file, /dev/zero) from filling the memory.
 MAX_FILE = 1 << 20
@@ -78,13 +82,20 @@ class Storage:
     """The folder that dwaarx keeps its own files in; made with mode 0700, as are its folders.
 
     Names are relative POSIX paths ("internal/root.pem"). A folder that exists already keeps the
-    mode its owner gave it: each file with a key is 0600 by itself.
+    mode its owner gave it, with a warning if others may write there: each file with a key is 0600
+    by itself.
     """
 
     def __init__(self, root: Path) -> None:
         """Make the folder if need be; raises OSError."""
         self.root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if root.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            _log.warn(
+                "others than its owner can write to {path}, and so put their own keys and console "
+                "there: chmod go-w {path}",
+                path=str(root),
+            )
 
     def path(self, name: str) -> Path:
         """Return where `name` is kept; raises ValueError for a name that leaves the storage."""

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from twisted.logger import capturedLogs, formatEvent
 
 from dwaarx.certs.storage import FileTooLargeError, Storage, read_file, reason_of, write_atomic
 
@@ -23,6 +24,18 @@ def test_an_existing_folder_keeps_its_mode(tmp_path):
     tmp_path.chmod(0o750)
     Storage(tmp_path)
     assert mode_of(tmp_path) == 0o750
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777])
+def test_a_folder_that_others_can_write_to_is_told(tmp_path, mode):
+    tmp_path.chmod(0o755)
+    with capturedLogs() as logs:
+        Storage(tmp_path)
+        assert logs == []
+        tmp_path.chmod(mode)
+        Storage(tmp_path)
+    [line] = [formatEvent(event) for event in logs]
+    assert line.endswith(f"chmod go-w {tmp_path}")
 
 
 def test_write_then_read(tmp_path):
