@@ -230,8 +230,16 @@ class ProxiedRequest:
             connection.deadline.set(self._handler.config.response_header_timeout)
 
     def client_lost(self, reason: str) -> None:
-        """Drop what is done for the client."""
-        self._drop()
+        """Drop what is done for the client; in a tunnel its last words go out first.
+
+        Over TLS a WebSocket's Close frame and the end of the connection come in one turn.
+        """
+        connection = self._connection
+        if self._tunnel and connection is not None:
+            self._connection = None
+            connection.close()
+        else:
+            self._drop()
 
     def _refuse_body(self, reason: str) -> None:
         """A body that is not as long as its head says would end inside another request."""

@@ -145,6 +145,8 @@ class UpstreamConnection(Protocol):
         self.user = None
         # What is still to be written, and an upstream that does not take it.
         self.deadline.set(IDLE_TIMEOUT)
+        # The transport does not close while it waits for a producer that it has paused.
+        self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def abort(self) -> None:

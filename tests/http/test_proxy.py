@@ -8,7 +8,7 @@ from twisted.logger import globalLogPublisher
 
 from dwaarx.config.model import Address, ReverseProxy
 from dwaarx.http.proxy import TUNNEL_END_TIMEOUT, ReverseProxyHandler
-from dwaarx.http.upstream import UpstreamPools
+from dwaarx.http.upstream import IDLE_TIMEOUT, UpstreamPools
 from tests.http.fakes import FakeUpstream, make_exchange
 
 ONE = Address("192.0.2.10", 8080)
@@ -615,10 +615,15 @@ def test_a_tunnel_that_breaks(tunnel):
     exchange.consumer.body_received(b"up")
 
 
-def test_a_lost_client_ends_the_tunnel(tunnel):
+def test_a_lost_client_ends_the_tunnel_behind_its_last_words(stage, tunnel):
     exchange, upstream = tunnel
+    exchange.consumer.body_received(b"last words")
     exchange.consumer.client_lost("gone")
-    assert upstream.transport.events == ["abort"]
+    assert upstream.taken() == b"last words"
+    assert upstream.transport.producer is None
+    assert upstream.transport.events == ["lose"]
+    stage.reactor.advance(IDLE_TIMEOUT)
+    assert upstream.transport.events == ["lose", "abort"]
 
 
 def test_a_refused_upgrade(stage):

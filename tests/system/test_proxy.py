@@ -339,6 +339,34 @@ def test_websocket_echo(tmp_path: Path, port: int, websocket_upstream: int) -> N
         asyncio.run(asyncio.wait_for(talk(), 30))
 
 
+def test_last_words_in_a_tunnel_arrive(tmp_path: Path, port: int) -> None:
+    """A WebSocket's Close frame, say, right before the client closes TLS."""
+    heard: list[bytes] = []
+
+    def listen(sock: socket.socket) -> None:
+        Peer(sock).head()
+        sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\n"
+                     b"Connection: upgrade\r\nUpgrade: words\r\n\r\n")  # fmt: skip
+        words = b""
+        while data := sock.recv(65536):
+            words += data
+        heard.append(words)
+
+    with tcp_server(listen) as upstream, serving(tmp_path, proxying(port, upstream)) as service:
+        context = ssl.create_default_context(cafile=str(service.ca))
+        for _ in range(10):
+            with (
+                socket.create_connection(("127.0.0.1", port), timeout=20) as sock,
+                context.wrap_socket(sock, server_hostname="localhost") as client,
+            ):
+                client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+                               b"Connection: upgrade\r\nUpgrade: words\r\n\r\n")  # fmt: skip
+                assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
+                client.sendall(b"x" * 200_000)
+        until("the last words", lambda: len(heard) == 10)
+    assert {len(words) for words in heard} == {200_000}
+
+
 def test_a_client_that_goes_away_ends_its_upstream_request(tmp_path: Path, port: int) -> None:
     ended = threading.Event()
 
