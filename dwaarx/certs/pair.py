@@ -138,7 +138,9 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(data)
     except _PARSE_ERRORS as error:
-        raise CertificateError(path, f"holds no usable PEM certificate: {error}") from error
+        raise CertificateError(
+            path, f"holds no usable PEM certificate: {_first_sentence(error)}"
+        ) from error
 
 
 def _is_cut_off(data: bytes) -> bool:
@@ -154,6 +156,8 @@ def load_key(path: Path) -> PrivateKey:
     data = _read(path)
     if b"-----BEGIN " not in data:
         raise CertificateError(path, "holds no PEM key" if data else "is empty")
+    if _is_cut_off(data):
+        raise CertificateError(path, "is cut off: it has a PEM block without an end")
     try:
         key = load_pem_private_key(data, password=None)
     except TypeError as error:
@@ -161,7 +165,9 @@ def load_key(path: Path) -> PrivateKey:
             path, "is encrypted: write it without a passphrase (openssl pkey -in KEY -out NEW)"
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise CertificateError(path, f"holds no usable PEM key: {_first_line(error)}") from error
+        raise CertificateError(
+            path, f"holds no usable PEM key: {_first_sentence(error)}"
+        ) from error
     if isinstance(key, rsa.RSAPrivateKey):
         if key.key_size < MIN_RSA_BITS:
             raise CertificateError(
@@ -213,6 +219,6 @@ def _read(path: Path) -> bytes:
         raise CertificateError(path, f"cannot be read: {reason_of(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
-    """Return the first sentence: OpenSSL's errors go on for lines."""
-    return str(error).partition("\n")[0].partition("(")[0].strip().rstrip(".")
+def _first_sentence(error: Exception) -> str:
+    """Return what is wrong: the errors go on for lines, with advice for programmers."""
+    return re.split(r"\n|\(|\. ", str(error), maxsplit=1)[0].strip().rstrip(".")

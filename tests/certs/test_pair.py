@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
@@ -172,13 +174,27 @@ def test_files_that_are_nothing(tmp_path, root, data, reason):
     assert error.reason.startswith(reason)
 
 
+def test_reasons_hold_no_advice_for_programmers(tmp_path, root):
+    bad = b"-----BEGIN X-----\n!!!!\n-----END X-----\n"
+    written = pki.make_leaf(root).write(tmp_path)
+    good_certificate = written.certificate.read_bytes()
+    for path in (written.certificate, written.key):
+        path.write_bytes(bad)
+        reason = refused(written.certificate, written.key).reason
+        assert re.fullmatch(r"holds no usable PEM (certificate|key): [A-Za-z ]+", reason)
+        written.certificate.write_bytes(good_certificate)
+
+
 def test_every_half_written_file_is_refused(tmp_path, root):
     leaf = pki.make_leaf(root)
     written = leaf.write(tmp_path, chain=False)
     for path, whole in ((written.certificate, leaf.pem), (written.key, leaf.key_pem)):
         for length in range(0, len(whole) - 2, 7):
             path.write_bytes(whole[:length])
-            assert refused(written.certificate, written.key).path == path
+            error = refused(written.certificate, written.key)
+            assert error.path == path
+            if length > len("-----BEGIN "):
+                assert error.reason.startswith("is cut off")
         path.write_bytes(whole)
     assert load_pair(written.certificate, written.key).certificate == leaf.certificate
 
