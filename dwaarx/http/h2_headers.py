@@ -151,8 +151,10 @@ class BlockDecoder:
     def _decode(self, block: bytes) -> tuple[list[Field], int, bool]:
         """Return the fields, their list size, and whether the dynamic table stayed as it was."""
         # An addition to the table always puts a new object first, or clears it; a change of its
-        # size can only take entries away.
-        table = self._decoder.header_table.dynamic_entries
+        # size can only take entries away, and matters to a table without any as well.
+        whole = self._decoder.header_table
+        table = whole.dynamic_entries
+        most = whole.maxsize
         count = len(table)
         first = table[0] if count else None
         try:
@@ -166,7 +168,7 @@ class BlockDecoder:
             raise H2ConnectionError(
                 ErrorCode.COMPRESSION_ERROR, "a field block cannot be decoded"
             ) from error
-        same = len(table) == count and (not count or table[0] is first)
+        same = len(table) == count and (not count or table[0] is first) and whole.maxsize == most
         if not same:
             self._heads.clear()
         return fields, sum(len(name) + len(value) + 32 for name, value in fields), same

@@ -246,6 +246,21 @@ def test_what_is_remembered_heeds_a_smaller_table():
         decoder.request(same)
 
 
+def test_what_is_remembered_heeds_the_size_of_an_empty_table():
+    decoder = BlockDecoder()
+    open_table, shut_table = b"\x3f\xe1\x1f" + block(), b"\x20" + block()
+    for size in (open_table, shut_table, open_table):
+        decoder.request(size)
+    added = block() + b"\x40\x01x\x01y"
+    assert decoder.request(added).fields == ((b"x", b"y"),)
+    assert decoder.request(block() + b"\xbe").fields == ((b"x", b"y"),)
+    for size in (shut_table, open_table, shut_table):
+        decoder.request(size)
+    decoder.request(added)
+    with pytest.raises(H2ConnectionError):
+        decoder.request(block() + b"\xbe")
+
+
 @settings(max_examples=40)
 @given(
     st.lists(
