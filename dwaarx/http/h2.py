@@ -34,7 +34,7 @@ class H2Session(H2Core):
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
         super().__init__(frames.PREFACE, 1, _GREETING, now)
-        # Streams whose response has ended before the request, and when it did, oldest first.
+        # Open streams whose response has ended before the request, and when it did, oldest first.
         self._early: dict[int, float] = {}
         self._now = now
 
@@ -57,6 +57,7 @@ class H2Session(H2Core):
         try:
             head = self._decoder.request(block)
         except RefusedError as refused:
+            self._charge(h2_flood.UNSERVED)
             self.streams[stream_id] = stream
             self.send_response(stream_id, refused.status, ((b"date", http_date()),), b"")
             return
@@ -86,18 +87,17 @@ class H2Session(H2Core):
             early = self._early
             early[stream.id] = self._now()
             if len(early) > MAX_EARLY:
-                self.stop_uploads(early[next(iter(early))])
+                self.reset_stream(next(iter(early)), ErrorCode.NO_ERROR)
+
+    def _close(self, stream: Stream, how: State) -> None:
+        if self._early:
+            self._early.pop(stream.id, None)
+        super()._close(stream, how)
 
     @property
     def early_since(self) -> float | None:
         """When the oldest response ended whose request has not; None if there is no such."""
-        early = self._early
-        while early:
-            stream_id = next(iter(early))
-            if stream_id in self.streams:
-                return early[stream_id]
-            del early[stream_id]
-        return None
+        return next(iter(self._early.values()), None)
 
     def stop_uploads(self, answered: float) -> None:
         """Reset the streams whose response had ended by then, with NO_ERROR (section 8.1).

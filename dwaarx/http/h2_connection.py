@@ -174,8 +174,8 @@ class H2Connection(Protocol):
             return
         stream_id = self._current = event.stream_id
         if isinstance(event, RequestReceived):
-            # A request that was reset in the same breath is not worth beginning.
-            if stream_id in self.session.streams:
+            # A request that was ended in the same breath is not worth beginning.
+            if stream_id in self.session.streams and not self.session.closed:
                 self._begin(event)
             return
         exchange = self._exchanges.get(stream_id)

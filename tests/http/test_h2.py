@@ -474,8 +474,19 @@ def test_only_so_many_uploads_go_on_after_their_responses():
     assert set(peer.kinds()) == {1}
     peer.send(headers(2 * MAX_EARLY + 1, POST, end=False))
     peer.session.send_response(2 * MAX_EARLY + 1, 200, (), b"")
-    assert FrameType.RST_STREAM in peer.kinds()
-    assert len(peer.session.streams) <= MAX_EARLY
+    assert peer.resets() == {1: ErrorCode.NO_ERROR}
+    assert len(peer.session.streams) == MAX_EARLY
+
+
+def test_uploads_that_have_ended_take_no_place_of_those_that_go_on():
+    peer = Peer(now=lambda: 100.0)
+    for stream_id in range(1, 4 * MAX_EARLY, 2):
+        peer.send(headers(stream_id, POST, end=False))
+        peer.session.send_response(stream_id, 200, (), b"")
+        if stream_id > 1:
+            peer.send(data(stream_id, b"", end=True))
+    assert peer.resets() == {}
+    assert list(peer.session.streams) == [1]
 
 
 def test_a_request_that_ends_in_the_same_turn_is_not_reset():

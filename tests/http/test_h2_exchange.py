@@ -250,6 +250,12 @@ def test_a_request_reset_in_the_same_breath_is_not_begun(bed):
     assert bed.exchanges == []
 
 
+def test_a_request_whose_connection_ended_in_the_same_breath_is_not_begun(bed):
+    bed.send(headers(1) + headers(3) + frames.encode_ping(bytes(8), ack=False)[:-1] + b"x" * 30)
+    assert bed.exchanges == []
+    assert bed.transport.disconnecting
+
+
 def test_a_lost_connection_loses_every_exchange(bed):
     first, second = bed.exchange(1), bed.exchange(3)
     third = bed.exchange(5)
