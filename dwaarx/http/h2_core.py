@@ -291,6 +291,7 @@ class H2Core(ABC):
             self._decoder.skip(block)
             raise
         if stream is None:
+            self._charge(h2_flood.UNSERVED)
             self._decoder.skip(block)
         else:
             self._take_head(stream, end, block)
@@ -384,6 +385,7 @@ class H2Core(ABC):
     def _take_goaway(self, _flags: int, stream_id: int, payload: bytes) -> None:
         """The peer goes when its streams have ended (section 6.8)."""
         frames.decode_goaway(stream_id, payload)
+        self._charge(h2_flood.GOAWAY)
         self._finishing = True
         self._finish_if_done()
 

@@ -17,10 +17,14 @@ CAPACITY = 1000
 REFILL = 100.0
 
 RESET = 2  # sent or provoked: the work done for the request is lost
+# Field blocks of requests that are refused unseen (431, 501) and of streams that were reset: a few
+# KiB of references to a table are thousands of fields, and milliseconds.
+UNSERVED = 5
 SETTINGS = 2  # must be acknowledged
 PING = 1
 EMPTY = 1  # DATA, HEADERS and CONTINUATION without data or fields
 PRIORITY = 1
+GOAWAY = 1  # one is enough; a few tell that the end comes nearer
 WINDOW_UPDATE = 1  # one that is not an answer to data: see UPDATES_PER_FRAME
 UNKNOWN = 1  # frame types that we do not know, PRIORITY_UPDATE of RFC 9218 among them
 

@@ -308,6 +308,7 @@ def endless(kind: str):
             "made you reset": headers(number) + frames.encode_window_update(number, 0),
             "malformed": headers(number, GET[:3]),
             "mixed": frames.encode_ping(bytes(8), ack=False) + frames.encode_priority(number, 0, 0),
+            "goaway": frames.encode_goaway(0, 0),
         }[kind]
 
 
@@ -327,6 +328,7 @@ FLOODS = (
     "made you reset",
     "malformed",
     "mixed",
+    "goaway",
 )
 
 
@@ -347,6 +349,64 @@ def test_floods_end_the_connection(kind):
     assert count > 300  # honest bursts are smaller
     assert isinstance(events[-1], ConnectionEnded)
     assert "flood" in events[-1].error
+
+
+# Whatever a client can do to a request so that we reset it (CVE-2025-8671).
+PROVOKED = {
+    "window by 0": lambda n: headers(n) + frames.encode_window_update(n, 0),
+    "window over 2^31-1": lambda n: headers(n) + frames.encode_window_update(n, MAX_WINDOW),
+    "headers after the end": lambda n: headers(n) * 2,
+    "data after the end": lambda n: headers(n) + data(n, b"x"),
+    "priority of 4 bytes": lambda n: headers(n) + frame(2, 0, n, bytes(4)),
+    "dependence on itself": lambda n: headers(n) + frames.encode_priority(n, n, 0),
+    "longer than its length": lambda n: (
+        headers(n, [*POST, ("content-length", "1")], end=False) + data(n, b"xy")
+    ),
+    "shorter than its length": lambda n: (
+        headers(n, [*POST, ("content-length", "2")], end=False) + data(n, b"x", end=True)
+    ),
+    "malformed trailers": lambda n: headers(n, POST, end=False) + headers(n, [("A", "b")]),
+    "trailers without an end": lambda n: headers(n, POST, end=False) + headers(n, [], end=False),
+    "too many trailers": lambda n: headers(n, POST, end=False) + headers(n, [("a", "b")] * 201),
+    "over the stream's window": lambda n: (
+        headers(n, POST, end=False) + data(n, bytes(16_384)) * 16 + data(n, b"x")
+    ),
+    "after its own reset": lambda n: (
+        headers(n, POST, end=False) + frames.encode_rst_stream(n, 8) + data(n, b"x")
+    ),
+    "too many at once": lambda n: headers(n, POST, end=False),
+}
+
+
+@pytest.mark.parametrize("kind", PROVOKED)
+def test_resets_that_the_peer_provokes_end_the_connection(kind):
+    peer = Peer()
+    begun = 0
+    for number in range(1, 4 * h2_flood.CAPACITY, 2):
+        for event in peer.send(PROVOKED[kind](number)):
+            begun += isinstance(event, RequestReceived)
+        peer.session.data_to_send()
+        if peer.session.closed:
+            break
+    assert peer.session.closed
+    assert begun <= h2_flood.CAPACITY // h2_flood.RESET + 1
+
+
+@pytest.mark.parametrize("kind", ["431", "501", "trailers of a reset stream"])
+def test_field_blocks_for_nothing_end_the_connection(kind):
+    """Thousands of fields in a few KiB: nothing else counts what decoding them costs."""
+    bomb = block(GET) + b"\x82" * 3000
+    connect = block([(":method", "CONNECT"), (":authority", "a:1")])
+    peer = Peer()
+    upload(peer, 1)
+    peer.session.reset_stream(1, ErrorCode.CANCEL)
+    count = 0
+    while not peer.session.closed:
+        count += 1
+        stream_id = 1 if kind.startswith("trailers") else 2 * count + 1
+        peer.send(frame(1, 5, stream_id, connect if kind == "501" else bomb))
+        peer.session.data_to_send()
+    assert count <= h2_flood.CAPACITY // h2_flood.UNSERVED
 
 
 @pytest.mark.parametrize("kind", FLOODS)
