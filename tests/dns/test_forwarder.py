@@ -278,10 +278,24 @@ def test_time_is_up_even_with_many_upstreams(forwarder, reactor):
     servers = [UdpServer() for _ in range(6)]
     use(forwarder, *servers)
     client = Client(forwarder, edns=True)
-    reactor.pump([lookup.ATTEMPT_TIMEOUT] * int(lookup.TOTAL_TIMEOUT / lookup.ATTEMPT_TIMEOUT))
+    reactor.pump([lookup.ATTEMPT_TIMEOUT] * 3)
     assert client.failure == ("SERVFAIL", 22)
+    assert [status.queries for status in forwarder.servers()] == [1, 1, 1, 0, 0, 0]
     for server in servers:
         server.close()
+
+
+def test_the_third_is_asked_though_timeouts_come_late(forwarder, reactor, server, second):
+    """As they do: a reactor's call comes a little after its time."""
+    third = UdpServer()
+    use(forwarder, server, second, third)
+    client = Client(forwarder)
+    reactor.advance(lookup.ATTEMPT_TIMEOUT + 0.01)
+    reactor.advance(lookup.ATTEMPT_TIMEOUT + 0.01)
+    third.answer("www.example.org. 30 A 192.0.2.30")
+    reactor.turn()
+    assert client.text == "192.0.2.30"
+    third.close()
 
 
 def test_one_delayed_call_for_all_timeouts(forwarder, reactor, server):

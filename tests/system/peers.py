@@ -47,6 +47,7 @@ def nsd(folder: Path) -> Iterator[int]:
     zonelistfile: "{folder}/zone.list"
     xfrdfile: "{folder}/xfrd.state"
     server-count: 1
+    rrl-ratelimit: 0
 remote-control:
     control-enable: no
 zone:

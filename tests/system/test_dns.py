@@ -6,15 +6,19 @@ import re
 import socket
 import ssl
 import struct
+import subprocess
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import dns.message
+import dns.rcode
 import pytest
 
 from tests.system.peers import LONG_TXT, nsd, tcp_server
-from tests.system.processes import Service, free_port, run, serving
+from tests.system.processes import Service, free_port, program, run, serving, until
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +211,100 @@ def test_garbage_closes_and_the_service_goes_on(service: Service, dot_port: int)
     assert "127.0.0.1" in kdig(service, dot_port, "+tls", "+short", "hello.test")
 
 
+HEADER = struct.pack("!6H", 7, 0x100, 1, 0, 0, 0)
+EDNS_HEADER = HEADER[:11] + b"\1"
+QUESTION = b"\5HeLLo\4test\0\0\1\0\1"
+OPT = b"\0\0\x29\5\0\0\0\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("message", "rcode"),
+    [
+        (HEADER + QUESTION, "NOERROR"),
+        (b"", None),
+        (HEADER[:11], None),
+        (HEADER[:2] + b"\x81" + HEADER[3:] + QUESTION, None),
+        (HEADER, "FORMERR"),
+        (HEADER[:5] + b"\0" + HEADER[6:], "FORMERR"),
+        (HEADER[:5] + b"\2" + HEADER[6:] + QUESTION * 2, "FORMERR"),
+        (HEADER[:2] + b"\3" + HEADER[3:] + QUESTION, "FORMERR"),
+        (HEADER[:2] + b"\x21" + HEADER[3:] + QUESTION, "NOTIMP"),
+        (HEADER + QUESTION + b"x", "FORMERR"),
+        ((HEADER + QUESTION).ljust(65_535, b"x"), "FORMERR"),
+        (HEADER + b"\xc0\x0c\0\1\0\1", "FORMERR"),
+        (EDNS_HEADER[:11] + b"\2" + QUESTION + OPT * 2, "FORMERR"),
+        (HEADER[:7] + b"\1" + HEADER[8:] + QUESTION + OPT, "FORMERR"),
+        (EDNS_HEADER + QUESTION + OPT[:-1] + b"\4\0\x0c\0\1", "FORMERR"),
+        (EDNS_HEADER + QUESTION + OPT[:6] + b"\1" + OPT[7:], "BADVERS"),
+        (EDNS_HEADER + QUESTION + OPT[:-2] + b"\xff\xd8\0\x0c\xff\xd4" + bytes(65_492), "NOERROR"),
+    ],
+)
+def test_any_message_has_an_answer_or_a_close(
+    service: Service, dot_port: int, message: bytes, rcode: str | None
+) -> None:
+    client = DotClient(service, dot_port)
+    client.sock.sendall(struct.pack("!H", len(message)) + message)
+    if rcode is None:
+        assert client.sock.recv(1) == b""
+        return
+    answer = client.receive()
+    assert (answer.id, dns.rcode.to_text(answer.rcode())) == (7, rcode)
+    assert str(answer.question[0].name) == "HeLLo.test." if rcode == "NOERROR" else True
+    client.sock.sendall(framed("hello.test", 8))
+    assert client.receive().id == 8
+
+
+def test_a_client_that_does_not_read_is_not_served_on(service: Service, dot_port: int) -> None:
+    client = DotClient(service, dot_port)
+    client.sock.settimeout(3)
+    # 34 MB of queries, for 5 GB of answers
+    queries = framed("long.example.org", 1).replace(b"\0\1\0\1", b"\0\x10\0\1") * 1_000_000
+    before = service.memory()
+    with pytest.raises(TimeoutError):
+        client.sock.sendall(queries)
+    assert service.memory() - before < 16 << 20
+    assert "127.0.0.1" in kdig(service, dot_port, "+tls", "+short", "hello.test")
+
+
+@pytest.mark.parametrize("way", ["+tls", "+https"])
+def test_padded_when_the_query_is(
+    service: Service, https_port: int, dot_port: int, way: str
+) -> None:
+    port = dot_port if way == "+tls" else https_port
+    for name in ("hello.test", "www.example.org"):
+        assert "Received 468 B" in kdig(service, port, way, "+padding", name)
+        assert "PADDING" not in kdig(service, port, way, "+edns", "+nopadding", name)
+
+
+def encoded(name: str, kind: str) -> str:
+    wire = dns.message.make_query(name, kind, id=0).to_wire()
+    return urlsafe_b64encode(wire).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    ("question", "age"),
+    [
+        (("www.example.org", "A"), 300),
+        (("www.example.org", "MX"), 60),  # NODATA and NXDOMAIN: the SOA's minimum
+        (("nothing.www.example.org", "A"), 60),
+        (("www.example.com", "A"), 0),  # REFUSED by nsd
+        (("hello.test", "A"), 60),
+        (("hello.test", "MX"), 0),
+    ],
+)
+@pytest.mark.parametrize(
+    "options", [["--http1.1"], ["--http2"], ["--http2", "-I"], ["--http1.0", "--no-alpn"]]
+)
+def test_doh_says_how_fresh(
+    service: Service, https_port: int, question: tuple[str, str], age: int, options: list[str]
+) -> None:
+    head = run("curl", "-sS", "-D", "-", "-o", "/dev/null", "--cacert", service.ca, *options,
+               f"https://localhost:{https_port}/dns-query?dns={encoded(*question)}")  # fmt: skip
+    assert re.match(r"HTTP/\S+ 200", head), head
+    assert f"cache-control: max-age={age}\n" in head
+    assert "content-type: application/dns-message\n" in head
+
+
 def test_slow_answer_holds_up_no_other(tmp_path: Path) -> None:
     """An upstream that answers slow.test late, over TCP: the others overtake it."""
 
@@ -269,3 +367,78 @@ resolvers {{
         answer = kdig(service, port, "+tls", "+edns", "www.example.org")
         assert "status: SERVFAIL" in answer
         assert re.search(r"EDE.*2[23]", answer), answer
+
+
+def dnsperf_words(folder: Path, port: int, *words: str) -> list[str]:
+    queries = folder / "queries"
+    queries.write_text("".join(f"name{number}.example.org A\n" for number in range(1000)))
+    return ["-m", "dot", "-s", "127.0.0.1", "-p", str(port), "-d", str(queries), *words]
+
+
+def descriptors(service: Service) -> int:
+    return len(list(Path(f"/proc/{service.pid}/fd").iterdir()))
+
+
+@pytest.mark.load
+def test_forwarding_leaves_nothing_behind(service: Service, dot_port: int, tmp_path: Path) -> None:
+    words = dnsperf_words(tmp_path, dot_port, "-n", "20", "-c", "4", "-q", "200")
+    run("dnsperf", *words)  # the warming
+    memory, open_files = service.memory(), descriptors(service)
+    output = run("dnsperf", *words)
+    assert re.search(r"Queries completed:\s+20000 \(100.00%\)", output), output
+    assert re.search(r"Response codes:\s+NOERROR 20000 \(100.00%\)", output), output
+    assert service.memory() - memory < 8 << 20
+    assert descriptors(service) <= open_files + 16
+
+
+@pytest.mark.load
+def test_silent_upstreams_under_load(tmp_path: Path) -> None:
+    """What waits is bounded, local records are served meanwhile, and a reload makes all well."""
+    port = free_port()
+    with nsd(tmp_path) as alive, ExitStack() as stack:
+        silent = []
+        for _ in range(2):
+            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            sock.bind(("127.0.0.1", 0))
+            silent.append(sock.getsockname()[1])
+        service = stack.enter_context(serving(
+            tmp_path,
+            f"""
+localhost:{free_port()} {{
+    bind 127.0.0.1
+    tls internal
+    dns_over_tls 127.0.0.1:{port}
+}}
+resolvers {{
+    to 127.0.0.1:{silent[0]} 127.0.0.1:{silent[1]}
+    record hello.test A 127.0.0.1
+}}
+""",
+        ))  # fmt: skip
+        memory, open_files = service.memory(), descriptors(service)
+        load = stack.enter_context(subprocess.Popen(
+            [program("dnsperf"), *dnsperf_words(tmp_path, port, "-l", "7", "-c", "50",
+                                                "-q", "20000", "-t", "8")],
+            stdout=subprocess.DEVNULL,
+        ))  # fmt: skip
+        until("a full house", lambda: outstanding(service) >= 2_000)
+        assert "127.0.0.1" in kdig(service, port, "+tls", "+short", "hello.test")
+        assert load.wait(60) == 0
+        assert service.memory() - memory < 40 << 20
+        until("the end of the waiting", lambda: outstanding(service) == 0)
+        assert descriptors(service) <= open_files + 2 * 16
+        text = service.dwaarfile.read_text()
+        service.dwaarfile.write_text(re.sub(r"to 127.*", f"to 127.0.0.1:{alive}", text))
+        service.hangup()
+        assert "192.0.2.80" in kdig(service, port, "+tls", "+short", "www.example.org")
+        assert descriptors(service) <= open_files + 2 * 16
+
+
+def outstanding(service: Service) -> int:
+    """The sum over the rows of showServers()."""
+    return sum(
+        int(match[1])
+        for match in re.finditer(
+            r"^\S+\s+\S+\s+\S+\s+up\s+(\d+)", service.console("showServers()"), re.MULTILINE
+        )
+    )
