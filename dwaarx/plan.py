@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 import attrs
 
 from dwaarx.config.errors import Problem
-from dwaarx.config.model import Address, CertificateSource, Config, Location, Site
+from dwaarx.config.model import Address, CertificateSource, Config, ConsoleSsh, Location, Site
 
 HTTP_PROTOCOLS = (b"h2", b"http/1.1")
 DOT_PROTOCOL = b"dot"
@@ -163,6 +163,19 @@ class _Planner:
                     self.problem(draft.site, f"{message}: the second includes the first")
                     break
 
+    def console(self, console: ConsoleSsh) -> None:
+        """Find a listener that leaves the console by SSH no port."""
+        own = console.address
+        for address in self.drafts:
+            hosts = address.host, own.host
+            overlap = hosts[0] == hosts[1] or any(
+                one in _including(other) for one, other in (hosts, hosts[::-1])
+            )
+            if address.port == own.port and overlap:
+                message = f"cannot listen on {own} for the console: {address} is a site's"
+                location = console.location or Location(self.config.file, 1, 1)
+                self.problems.append(Problem(location, message))
+
 
 def _including(host: str) -> tuple[str, ...]:
     """Return the hosts whose sockets take a host's connections too (dwaarx.tls.sockets)."""
@@ -179,7 +192,7 @@ def make_plan(config: Config, additions: Sequence[Site] = ()) -> dict[Address, L
     """Work out the listeners for a Dwaarfile's sites and for those added on the console.
 
     Raises PlanError when two sites want the same name on the same address, or TLS and plain HTTP
-    on one, or addresses that overlap.
+    on one, or addresses that overlap (also the console's).
     """
     planner = _Planner(config)
     for site in (*config.sites, *additions):
@@ -188,6 +201,8 @@ def make_plan(config: Config, additions: Sequence[Site] = ()) -> dict[Address, L
         for site in config.sites:
             planner.redirects(site)
     planner.overlaps()
+    if isinstance(config.console, ConsoleSsh):
+        planner.console(config.console)
     if planner.problems:
         raise PlanError(planner.problems)
     return {address: draft.finished() for address, draft in planner.drafts.items()}

@@ -9,6 +9,7 @@ from dwaarx.config.model import (
     Address,
     CertificateFiles,
     Config,
+    ConsoleSsh,
     InternalCertificate,
     Location,
     Site,
@@ -170,6 +171,33 @@ def test_addresses_that_do_not_overlap() -> None:
         site("c", port=445),
     ]
     assert len(make_plan(config(*sites))) == 5
+
+
+@pytest.mark.parametrize(
+    ("own", "bind", "overlap"),
+    [
+        ("127.0.0.1", (), True),
+        ("", ("127.0.0.1",), True),
+        ("", (), True),
+        ("::1", ("::1",), True),
+        ("::1", ("127.0.0.1",), False),
+        ("127.0.0.1", ("127.0.0.2",), False),
+    ],
+)
+def test_the_console_has_a_port_of_its_own(own: str, bind: tuple[str, ...], overlap: bool) -> None:
+    place = Location("Dwaarfile", 9, 9)
+    console = ConsoleSsh(Address(own, 443), Path("/keys"), place)
+    if not overlap:
+        assert make_plan(config(site("a"), bind=bind, console=console))
+        return
+    with pytest.raises(PlanError) as caught:
+        make_plan(config(site("a"), bind=bind, console=console))
+    assert str(caught.value) == (
+        f"{place}: cannot listen on {console.address} for the console: "
+        f"{Address(bind[0] if bind else '', 443)} is a site's"
+    )
+    other = ConsoleSsh(Address(own, 5199), Path("/keys"), place)
+    assert make_plan(config(site("a"), bind=bind, console=other))
 
 
 def test_many_sites_take_linear_time() -> None:
