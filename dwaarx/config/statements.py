@@ -36,6 +36,7 @@ PLACES: Final[Mapping[str, str]] = {
         "in a site's block",
     ),
     **dict.fromkeys(["record", "allow", "policy"], "in a `resolvers` block"),
+    "to": "in the block of `resolvers` or `reverse_proxy`",
 }
 
 

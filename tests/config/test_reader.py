@@ -188,6 +188,19 @@ BROKEN = {
             )
         ],
     ),
+    "a misspelt resolvers": (
+        "resolver { to 192.0.2.1 }\n",
+        [
+            (
+                "1:1: certificates by ACME are not available yet: give `tls CERT KEY` or "
+                "`tls internal`"
+            ),
+            (
+                "1:12: `to` is not a directive of a site: it stands in the block of `resolvers` "
+                "or `reverse_proxy`"
+            ),
+        ],
+    ),
     "a network with host bits": (
         "resolvers {\n    allow 192.0.2.1/24\n}\n",
         ["2:11: `192.0.2.1/24` has bits behind its prefix; did you mean `192.0.2.0/24`?"],
