@@ -15,7 +15,7 @@ from zope.interface import implementer
 from dwaarx.config.model import Address
 from dwaarx.deadline import Deadline
 from dwaarx.http.dialling import Dial, Dialler
-from dwaarx.http.events import Event
+from dwaarx.http.events import BodyEnded, BodyReceived, Event, ResponseHead, ResponseReceived
 from dwaarx.http.h1_client import H1ClientSession
 from dwaarx.reactor import Reactor
 
@@ -33,6 +33,9 @@ class UpstreamUser(TypingProtocol):
 
     def upstream_event(self, event: Event) -> None:
         """The session says something."""
+
+    def upstream_answer(self, head: ResponseHead, body: bytes) -> None:
+        """A whole response came in one read, and the connection may be used again."""
 
     def upstream_lost(self, reason: str) -> None:
         """The connection broke, or was closed before all was said."""
@@ -178,6 +181,17 @@ class UpstreamConnection(Protocol):
             self._pools.forget(self)
             self.abort()
             return
+        if len(events) == 3 and self.session.reusable:
+            # Most responses are small and come whole: told at once, they are written at once.
+            first, body, end = events
+            if (
+                isinstance(first, ResponseReceived)
+                and isinstance(body, BodyReceived)
+                and isinstance(end, BodyEnded)
+                and not end.trailers
+            ):
+                self.user.upstream_answer(first.head, body.data)
+                return
         for event in events:
             user = self.user
             if user is None:

@@ -54,6 +54,7 @@ class FakeExchange(Exchange):
 
     def _send_answer(self, status: int, fields: Fields, body: bytes) -> None:
         self._say("answer", status, list(fields), body)
+        self.body += body
         self._ended = True
 
     def send_body(self, data):

@@ -100,20 +100,21 @@ def test_the_connection_is_kept_for_the_next_request(stage):
     assert stage.pools.idle(ONE) == 1
 
 
-def test_the_next_request_finds_the_connection_free_when_a_response_ends(stage):
+@pytest.mark.parametrize(("last", "split"), [("end", -1), ("_send_answer", len(HELLO))])
+def test_the_next_request_finds_the_connection_free_when_a_response_ends(
+    stage, monkeypatch, last, split
+):
     exchange, upstream = stage.asked()
-    end = exchange.end
+    plain = getattr(type(exchange), last)
 
-    def end_and_go_on(trailers=()):
-        end(trailers)
-        stage.ask(b"/pipelined")
+    def end_and_go_on(ended, *args):
+        plain(ended, *args)
+        if ended is exchange:
+            stage.ask(b"/pipelined")
 
-    type(exchange).end, plain = lambda _self, trailers=(): end_and_go_on(trailers), end.__func__
-    try:
-        upstream.taken()
-        upstream.says(HELLO)
-    finally:
-        type(exchange).end = plain
+    monkeypatch.setattr(type(exchange), last, end_and_go_on)
+    upstream.taken()
+    upstream.says(HELLO[:split], HELLO[split:])
     assert upstream.taken().startswith(b"GET /pipelined ")
 
 
@@ -144,6 +145,35 @@ def test_interim_responses_and_trailers_pass(stage):
     assert exchange.said[0] == ("informational", 103, [(b"link", b"</a>")])
     assert exchange.said[-1] == ("end", ((b"x-sum", b"1"),))
     assert exchange.body == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("fields", "body", "names"),
+    [
+        (b"Content-Length: 5\r\n", b"hello", ["answer"]),
+        (b"Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n0\r\n\r\n", ["answer"]),
+        (b"Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n0\r\nX: y\r\n\r\n", None),
+        (b"Content-Length: 5\r\nConnection: close\r\n", b"hello", None),
+        (b"Content-Length: 5\r\n", b"hello, and more", None),
+    ],
+)
+def test_a_response_that_comes_in_one_read_is_answered_at_once(stage, fields, body, names):
+    """So that a small one makes one write; not where there is more to it."""
+    exchange, upstream = stage.asked()
+    upstream.says(b"HTTP/1.1 200 OK\r\nX-A: b\r\n" + fields + b"\r\n" + body)
+    assert exchange.names == (names or ["head", "body", "end"])
+    assert (exchange.status, exchange.body, exchange.ended) == (200, b"hello", True)
+    assert exchange.fields[b"x-a"] == b"b"
+    assert exchange.fields[b"via"] == b"1.1 dwaarx"
+    if names:
+        assert exchange.said[0][2].count((b"content-length", b"5")) == 1
+    assert stage.pools.idle(ONE) == (1 if b"X: y" in body or names else 0)
+
+
+def test_interim_and_final_responses_in_one_read(stage):
+    exchange, upstream = stage.asked()
+    upstream.says(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 2 + EMPTY)
+    assert exchange.names == ["informational", "informational", "head"]
 
 
 def test_a_body_until_close(stage):

@@ -37,6 +37,9 @@ class User:
     def upstream_event(self, event):
         self.heard.append(type(event).__name__)
 
+    def upstream_answer(self, head, body):
+        self.heard.append((head.status, body))
+
     def upstream_lost(self, reason):
         self.heard.append(f"lost: {reason}")
 
