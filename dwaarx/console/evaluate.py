@@ -35,8 +35,9 @@ class Evaluation:
 class Attempt:
     """A context that keeps what is raised in it: typed code and its objects may raise anything.
 
-    `error` is None as long as nothing was raised. SystemExit is kept too, for it would stop
-    the service; KeyboardInterrupt goes on, as it comes from a signal.
+    `error` is None as long as nothing was raised. What is no Exception is kept as well: a
+    SystemExit or KeyboardInterrupt that was typed is not meant for the service (whose reactor
+    takes care of the signals itself).
     """
 
     __slots__ = ("error",)
@@ -54,7 +55,7 @@ class Attempt:
         trace: TracebackType | None,
     ) -> bool:
         self.error = error
-        return isinstance(error, Exception | SystemExit)
+        return True
 
 
 class Leave:
@@ -102,7 +103,7 @@ def show(value: object) -> tuple[str | None, str | None]:
     return None, describe(attempt.error)
 
 
-def describe(error: BaseException, names: Iterable[str] = ()) -> str:
+def describe(error: BaseException, names: Iterable[object] = ()) -> str:
     """Tell an exception in words.
 
     One line `Type: reason` if it is one of ours, whose message says all, or if it comes from
@@ -114,7 +115,9 @@ def describe(error: BaseException, names: Iterable[str] = ()) -> str:
         return f"{kind.__name__}: {error}"
     lines = "".join(traceback.format_exception_only(error)).rstrip("\n")
     if isinstance(error, NameError) and error.name is not None:
-        near = difflib.get_close_matches(error.name, tuple(names), 1)
+        # What is typed may have put keys into the namespace that are no names.
+        known = [name for name in names if isinstance(name, str)]
+        near = difflib.get_close_matches(error.name, known, 1)
         if near:
             lines += f". Did you mean {near[0]}?"
     frames = traceback.extract_tb(error.__traceback__)

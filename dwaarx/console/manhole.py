@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from dwaarx import __version__
 from dwaarx.console.colour import colour
 from dwaarx.console.completion import complete
-from dwaarx.console.evaluate import Attempt, describe, fresh
+from dwaarx.console.evaluate import Attempt, describe, fresh, show
 from dwaarx.console.table import Table
 
 _log = Logger()
@@ -169,7 +169,10 @@ class ConsoleInterpreter(ManholeInterpreter):
             self.write(f"<Deferred #{number}>")
 
     def _render(self, value: object) -> str:
-        return value.fit(self.handler.width) if isinstance(value, Table) else repr(value)
+        if isinstance(value, Table):
+            return value.fit(self.handler.width)
+        text, error = show(value)
+        return text or error or ""
 
 
 class ConsoleManhole(Manhole):

@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
+    ILoggingContext,
     IPushProducer,
     IReactorTime,
     ISystemHandle,
@@ -88,6 +89,8 @@ def parse_request(line: bytes) -> Request:
 class UnixTransport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
     """What Twisted's connections on Unix sockets are."""
 
+    disconnecting: bool
+
 
 def peer_of(transport: UnixTransport) -> tuple[int, int]:
     """Tell process id and user id of whoever opened a Unix socket, as the kernel knows them."""
@@ -112,9 +115,11 @@ class ConsoleProtocol(Protocol):
         self._terminal: Terminal | None = None
         self._waiting: Deferred[Answer] | None = None
         self._closing = False
+        self._paused = False
 
     def connectionMade(self) -> None:
         """Let in the service's own user and root, nobody else."""
+        self.transport.registerProducer(self, True)
         pid, uid = peer_of(self.transport)
         # The socket's mode says the same, but does not hold if someone changes it.
         if uid not in (0, os.geteuid()):
@@ -142,15 +147,22 @@ class ConsoleProtocol(Protocol):
         if self._terminal is not None:
             self._terminal.connectionLost(reason)
 
-    # --- a terminal whose output is not read must not be typed at -----------------
+    # --- whoever does not read what is answered is not listened to ----------------
 
     def pauseProducing(self) -> None:
-        """Read no keys while their output piles up."""
+        """Take no keys and no requests while their output piles up."""
+        self._paused = True
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """Read keys again."""
+        """Go on, as what was written has been taken."""
+        self._paused = False
+        if self.transport.disconnecting:
+            # All is written; the transport closes only once it has no producer any more.
+            self.transport.unregisterProducer()
+            return
         self.transport.resumeProducing()
+        self._go_on()
 
     def stopProducing(self) -> None:
         """Hear that the connection is gone; connectionLost says so too."""
@@ -159,7 +171,7 @@ class ConsoleProtocol(Protocol):
 
     def _go_on(self) -> None:
         """Take requests one after the other, each when the one before is answered."""
-        while self._waiting is None and not self._closing and self._terminal is None:
+        while not (self._waiting or self._closing or self._terminal or self._paused):
             end = self._buffer.find(b"\n")
             if end < 0:
                 break
@@ -176,7 +188,6 @@ class ConsoleProtocol(Protocol):
         self._deadline.clear()
         if request.expression is None:
             self._terminal = Terminal(self._shared, request.width, request.height)
-            self.transport.registerProducer(self, True)
             self._terminal.makeConnection(self.transport)
             keys = bytes(self._buffer)
             self._buffer.clear()
@@ -211,6 +222,7 @@ class ConsoleProtocol(Protocol):
         self._closing = True
         self._buffer.clear()
         self._deadline.set(REPLY_TIME)
+        self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def _expired(self) -> None:
@@ -220,10 +232,15 @@ class ConsoleProtocol(Protocol):
             self._refuse(f"no request came within {REQUEST_TIME:g} s")
 
 
+@implementer(ILoggingContext)
 class ConsoleFactory(Factory[Any]):
     """Makes the protocol for each client of the console's socket."""
 
     noisy = False
+
+    def logPrefix(self) -> str:
+        """Say who is starting, in Twisted's own lines of the log."""
+        return "console"
 
     def __init__(self, namespace: Mapping[str, object], clock: IReactorTime) -> None:
         self._namespace = namespace

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from twisted.application.service import IService, Service
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -32,7 +32,7 @@ PROBE_TIME = 2.0
 
 def console_service(
     config: Console, storage_path: Path, namespace: Mapping[str, object], reactor: Reactor
-) -> IService:
+) -> Service:
     """Make the service that offers `namespace` as the Dwaarfile's `console` says.
 
     Raises ConsoleError if that cannot work: an authorized_keys file without a usable key, a
@@ -66,6 +66,7 @@ class UnixConsole(Service):
         """Listen; raises ConsoleError."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_folder(self.path.parent)
             with _alone_in(self.path.parent):
                 _clear(self.path)
                 self._port = self._listen()
@@ -88,6 +89,12 @@ class UnixConsole(Service):
             return self._reactor.listenUNIX(os.fspath(self.path), self._factory, mode=0o600)
         finally:
             os.umask(before)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder in which somebody else could put a socket of theirs in place of ours."""
+    if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConsoleError(f"{folder}: others than its owner may write there: chmod go-w it")
 
 
 @contextmanager

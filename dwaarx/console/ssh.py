@@ -18,7 +18,12 @@ from twisted.conch.ssh.userauth import SSHUserAuthServer
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError, ConnectionDone, ProcessTerminated
-from twisted.internet.interfaces import IListeningPort, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IListeningPort,
+    ILoggingContext,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -41,6 +46,13 @@ LOGIN_TIME = 60.0
 # An agent offers its keys one after the other; OpenSSH's server allows 6.
 MAX_ATTEMPTS = 6
 MAX_CONNECTIONS = 32
+
+# Conch also offers CBC (its plaintext can be recovered: RFC 4344), triple DES, MD5 and SHA-1.
+CIPHERS = [b"aes256-ctr", b"aes192-ctr", b"aes128-ctr"]
+MACS = [b"hmac-sha2-512", b"hmac-sha2-256"]
+KEY_EXCHANGES = [
+    name for name in SSHServerTransport.supportedKeyExchanges if not name.endswith(b"sha1")
+]
 
 
 class _Input:
@@ -186,6 +198,8 @@ class ConsoleTransport(SSHServerTransport):
     def connectionMade(self) -> None:
         """Wait for the login, if there are not too many connections yet."""
         self.factory.connections += 1
+        self.supportedCiphers, self.supportedMACs = CIPHERS, MACS
+        self.supportedKeyExchanges = KEY_EXCHANGES
         self._deadline = Deadline(self.factory.clock, self._expired)
         self._deadline.set(LOGIN_TIME)
         if self.factory.connections > MAX_CONNECTIONS:
@@ -220,10 +234,16 @@ class ConsoleTransport(SSHServerTransport):
             self.transport.abortConnection()
 
 
+@implementer(ILoggingContext)
 class ConsoleSshFactory(SSHFactory):
     """Makes the protocol for each client of the SSH port."""
 
     noisy = False
+
+    def logPrefix(self) -> str:
+        """Say who is starting, in Twisted's own lines of the log."""
+        return "console"
+
     protocol: Any = ConsoleTransport
 
     def __init__(self, portal: Portal, key: Key, clock: IReactorTime) -> None:

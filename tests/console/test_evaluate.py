@@ -1,7 +1,7 @@
 import pytest
 
 from dwaarx.console.errors import ConsoleError
-from dwaarx.console.evaluate import Attempt, describe, evaluate, fresh, show
+from dwaarx.console.evaluate import describe, evaluate, fresh, show
 from dwaarx.console.table import Table
 
 
@@ -90,9 +90,13 @@ def test_exit_tells_how_to_leave():
     assert "Ctrl-D" in repr(fresh({})["exit"])
 
 
-def test_an_interrupt_goes_through():
-    with pytest.raises(KeyboardInterrupt), Attempt():
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("name", ["KeyboardInterrupt", "GeneratorExit", "BaseException"])
+def test_what_is_typed_cannot_reach_the_service(name):
+    assert run(f"raise {name}").error == name
+
+
+def test_a_namespace_may_hold_keys_that_are_no_names():
+    assert run("globals()[1] = 2; shwo").error == "NameError: name 'shwo' is not defined"
 
 
 def test_null_bytes_are_an_error_and_no_more():

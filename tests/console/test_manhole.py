@@ -273,6 +273,28 @@ def test_deferreds_that_have_fired_are_shown_at_once():
     assert session.enter("none") == ""
 
 
+def test_a_result_that_cannot_be_shown_is_an_error_and_no_more():
+    class Bad:
+        def __repr__(self):
+            raise ValueError("no")
+
+    waiting = Deferred()
+    session = Session({"bad": Bad(), "waiting": waiting})
+    assert session.enter("bad").startswith("ValueError: no")
+    session.enter("waiting")
+    waiting.callback(Bad())
+    session.look()
+    assert any(line.startswith("Deferred #0: ValueError: no") for line in session.lines)
+    assert waiting.result is None
+
+
+@pytest.mark.parametrize("name", ["KeyboardInterrupt", "GeneratorExit"])
+def test_what_is_raised_stays_in_the_session(name):
+    session = Session()
+    assert session.enter(f"raise {name}") == name
+    assert session.enter("1") == "1"
+
+
 def test_coroutines_are_run():
     waiting = Deferred()
 

@@ -260,6 +260,28 @@ def test_a_terminal_that_is_not_read_is_not_typed_at():
     producer.stopProducing()
 
 
+def test_a_client_that_does_not_read_is_not_answered_on():
+    client = Client()
+    client.transport.producer.pauseProducing()
+    client.send({"mode": "eval", "expression": "1", "more": True})
+    client.send({"mode": "eval", "expression": "2", "more": True})
+    assert client.transport.value() == b""
+    client.transport.producer.resumeProducing()
+    assert client.transport.value().count(b"\n") == 2
+    assert client.transport.producerState == "producing"
+
+
+def test_a_terminal_left_with_much_output_is_closed_when_that_is_read():
+    client = Client()
+    client.send({"mode": "terminal"})
+    # What the transport does when its buffer is full, and when it has been emptied.
+    client.transport.producer.pauseProducing()
+    client.protocol.dataReceived(b"\x04")
+    assert client.transport.disconnecting
+    client.transport.producer.resumeProducing()
+    assert client.transport.producer is None
+
+
 def test_clients_are_bounded(monkeypatch):
     monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 2)
     factory = ConsoleFactory({}, Clock())

@@ -93,6 +93,24 @@ def test_what_is_no_socket_is_left_alone(start, tmp_path):
     assert path.read_text() == "mine"
 
 
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o1777])
+def test_a_folder_in_which_others_may_put_a_socket_is_refused(start, tmp_path, mode):
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    storage.chmod(mode)
+    with pytest.raises(ConsoleError, match="others than its owner may write there"):
+        start()
+    assert list(storage.iterdir()) == []
+
+
+def test_a_folder_that_others_may_only_read_will_do(start, tmp_path):
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    storage.chmod(0o755)
+    start()
+    assert stat.S_IMODE((storage / "console.sock").stat().st_mode) == 0o600
+
+
 def test_a_path_too_long_for_a_socket_is_told(start, tmp_path):
     with pytest.raises(ConsoleError, match="at most 107 bytes"):
         start(storage=tmp_path / ("x" * 100))

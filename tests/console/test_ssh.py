@@ -369,6 +369,14 @@ def test_whoever_has_logged_in_stays():
     assert not protocol.transport.aborted
 
 
+def test_no_algorithm_that_is_broken_is_offered():
+    offered = connect_to(make_factory(Clock())).ourKexInitPayload
+    assert b"curve25519-sha256" in offered
+    assert b"aes256-ctr" in offered
+    for broken in (b"sha1", b"md5", b"-cbc", b"3des"):
+        assert broken not in offered
+
+
 def test_connections_are_bounded(monkeypatch):
     monkeypatch.setattr(ssh, "MAX_CONNECTIONS", 1)
     factory = make_factory(Clock())
