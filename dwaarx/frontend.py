@@ -1,14 +1,15 @@
 """The running service: listeners, sites, forwarder and certificate manager, applied from a Config.
 
 A Config is applied in two halves. The first prepares all that can fail: certificates are loaded
-and addresses bound; if any of it fails, nothing has changed. The second puts it in place and
-cannot fail. The start, a reload and each addition on the console all go this one way.
+and new addresses listened on; whatever fails there, everything is as before. The second puts it
+in place and cannot fail. The start, a reload and each addition on the console all go this one way.
 """
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from contextlib import ExitStack
+from typing import Protocol
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults
@@ -53,13 +54,26 @@ class FrontendError(Exception):
     """What was asked cannot be done as things are; the message says why."""
 
 
+class Part(Protocol):
+    """What else changes with the Config, in the same two halves (the console)."""
+
+    def prepare(self, config: Config) -> None:
+        """Do all that may fail; what is raised refuses the Config."""
+
+    def abandon(self) -> None:
+        """Undo `prepare`: the Config is not put in place."""
+
+    def change(self) -> None:
+        """Put in place what was prepared; cannot fail."""
+
+
 class Frontend(MultiService):
     """The service that runs a Dwaarfile.
 
-    Children are the certificate manager and whatever else the maker adds (the console). Every
-    method that changes something either does all of it, or raises and has changed nothing:
-    `ConfigError` and `PlanError` with places, `ResolversError`, `CertificateErrors` with files,
-    `BindError` with the address, `FrontendError` else.
+    Its child is the certificate manager; `parts` are applied with it. Every method that changes
+    something either does all of it, or raises and has changed nothing: `ConfigError` and
+    `PlanError` with places, `ResolversError`, `CertificateErrors` with files, `BindError` with
+    the address, `FrontendError` else.
     """
 
     def __init__(self, config: Config, reactor: Reactor) -> None:
@@ -69,9 +83,7 @@ class Frontend(MultiService):
         self.manager = CertificateManager(self.storage, reactor)
         MultiService.addService(self, self.manager)
         self.forwarder = Forwarder(reactor)
-        # Called before a Config is put in place (may raise: then nothing changes), and after.
-        self.preparing: list[Callable[[Config], None]] = []
-        self.applied: list[Callable[[], None]] = []
+        self.parts: list[Part] = []
         self._reactor = reactor
         self._base = base_context()
         self._pools = UpstreamPools(reactor)
@@ -80,6 +92,7 @@ class Frontend(MultiService):
         self._listeners: dict[Address, RunningListener] = {}
         self._retired: list[RunningListener] = []
         self._handlers: dict[Site, Handler] = {}
+        self._drop_at: float | None = None  # while it stops: when what is left is dropped
 
     # --- life ---------------------------------------------------------------
 
@@ -90,6 +103,7 @@ class Frontend(MultiService):
 
     def stopService(self) -> Deferred[object]:
         """Accept no more, let what is in progress finish within `timeouts.drain`, then stop."""
+        self._drop_at = self._reactor.seconds() + self.config.timeouts.drain
         running = [*self._listeners.values(), *self._retired]
         stopped: list[Deferred[None]] = [listener.stop() for listener in running]
         for listener in running:
@@ -100,16 +114,21 @@ class Frontend(MultiService):
         drained.addCallback(lambda _: MultiService.stopService(self))
         return drained
 
+    def hurry(self) -> None:
+        """Wait no more for what is in progress, if it is being stopped."""
+        if self._drop_at is not None:
+            self._drop_at = self._reactor.seconds()
+
     def _drained(self, running: Sequence[RunningListener]) -> Deferred[object]:
         """Wait until all connections are gone, or time is up: then drop those left."""
-        until = self._reactor.seconds() + self.config.timeouts.drain
 
         def look() -> None:
+            assert self._drop_at is not None
             if not any(listener.connections for listener in running):
                 looking.stop()
-            elif self._reactor.seconds() >= until:
+            elif self._reactor.seconds() >= self._drop_at:
                 _log.warn(
-                    "{count} connections were still open after the drain time: dropped",
+                    "dropped what was still in progress; open connections: {count}",
                     count=sum(listener.connections for listener in running),
                 )
                 for listener in running:
@@ -166,33 +185,38 @@ class Frontend(MultiService):
         return self._apply(self.config, (*self._additions, site))
 
     def _apply(self, config: Config, additions: tuple[Site, ...]) -> str:
+        if self._drop_at is not None:
+            raise FrontendError("dwaarx is stopping: nothing can be changed any more")
         plan = make_plan(config, additions)
         handlers = {
             site: self._handlers.get(site) or compile_site(site, self)
             for site in (*config.sites, *additions)
         }
         tables = self.forwarder.prepare(config.resolvers)
-        for prepare in self.preparing:
-            prepare(config)
-        identities = self.manager.acquire(_sources(plan))
-        try:
-            sockets = self._bind(plan)
-        except BindError:
-            self.manager.retain(_sources(self._plan()))
-            raise
+        kept = self._kept(plan)
+        opened: dict[Address, RunningListener] = {}
+        with ExitStack() as undo:
+            for part in self.parts:
+                undo.callback(part.abandon)
+                part.prepare(config)
+            undo.callback(lambda: self.manager.retain(_sources(self._plan())))
+            identities = self.manager.acquire(_sources(plan))
+            self._give_way([plan[address] for address in plan if address not in kept], kept, undo)
+            for address, each in plan.items():
+                if address not in kept:
+                    # It accepts nothing before the reactor's next turn.
+                    listener = RunningListener(each, self._reactor, self._base, self.forwarder)
+                    listener.update(each, config.timeouts, identities, handlers)
+                    undo.callback(listener.yield_address)
+                    listener.listen(self._reactor, bind_stream(address.host, address.port))
+                    opened[address] = listener
+            undo.pop_all()
         # From here on nothing fails.
         before = self._listeners
-        kept = self._kept(plan)
         self._handlers = handlers
-        self._listeners = {
-            address: kept.get(address)
-            or RunningListener(each, self._reactor, self._base, self.forwarder)
-            for address, each in plan.items()
-        }
-        for address, listener in self._listeners.items():
+        self._listeners = {address: kept.get(address) or opened[address] for address in plan}
+        for address, listener in kept.items():
             listener.update(plan[address], config.timeouts, identities, handlers)
-            if address in sockets:
-                listener.listen(self._reactor, sockets[address])
         for address, listener in before.items():
             if address not in kept:
                 self._retire(listener)
@@ -201,9 +225,11 @@ class Frontend(MultiService):
         self.forwarder.apply(tables)
         self._pools.retain(_upstreams(config.sites))
         self.manager.retain(_sources(plan))
-        for hook in self.applied:
-            hook()
-        changes = [f"{len(config.sites)} sites", f"{len(plan)} listeners"]
+        for part in self.parts:
+            part.change()
+        for listener in opened.values():
+            _log.info("listening on {what}", what=listener.description)
+        changes = [_count(config.sites, "site"), _count(plan, "listener")]
         changes += [f"now listening on {address}" for address in plan if address not in before]
         changes += [
             f"no longer listening on {address}" for address in before if address not in plan
@@ -218,33 +244,29 @@ class Frontend(MultiService):
             if address in plan and plan[address].tls is listener.plan.tls
         }
 
-    def _bind(self, plan: dict[Address, ListenerPlan]) -> dict[Address, socket.socket]:
-        """Bind the addresses that are new; either all of them, or none.
+    def _give_way(
+        self,
+        new: Sequence[ListenerPlan],
+        kept: Mapping[Address, RunningListener],
+        undo: ExitStack,
+    ) -> None:
+        """Let the listeners that are to be given up leave their ports to the new ones.
 
-        One that is about to be given up gives way, so that a port can go from one address to
-        every address (or back), and from plain HTTP to TLS.
+        So a port can go from one address to every address (or back), and from plain HTTP to TLS.
         """
-        kept = self._kept(plan)
-        new = [address for address in plan if address not in kept]
-        ports = {address.port for address in new}
-        giving_way = {
-            address: listener
-            for address, listener in self._listeners.items()
-            if address not in kept and address.port in ports
-        }
-        sockets: dict[Address, socket.socket] = {}
-        for listener in giving_way.values():
-            listener.yield_address()
+        ports = {plan.address.port for plan in new}
+        for address, listener in self._listeners.items():
+            if address not in kept and address.port in ports:
+                undo.callback(self._come_back, listener)
+                listener.yield_address()
+
+    def _come_back(self, listener: RunningListener) -> None:
+        address = listener.plan.address
         try:
-            for address in new:
-                sockets[address] = bind_stream(address.host, address.port)
-        except BindError:
-            for sock in sockets.values():
-                sock.close()
-            for address, listener in giving_way.items():
-                listener.listen(self._reactor, bind_stream(address.host, address.port))
-            raise
-        return sockets
+            listener.listen(self._reactor, bind_stream(address.host, address.port))
+        except BindError as error:
+            # Another process was quicker. The reason for coming back is to be raised all the same.
+            _log.critical("{error}: restart dwaarx", error=str(error))
 
     def _retire(self, listener: RunningListener) -> None:
         """Stop a listener that the plan no longer has; its connections finish what they do."""
@@ -271,6 +293,10 @@ class Frontend(MultiService):
     def binds(self) -> list[BindStatus]:
         """Say what listens."""
         return [self._listeners[address].status() for address in sorted(self._listeners)]
+
+
+def _count(things: Sized, name: str) -> str:
+    return f"{len(things)} {name if len(things) == 1 else name + 's'}"
 
 
 def _sources(plan: dict[Address, ListenerPlan]) -> list[CertificateSource]:

@@ -114,6 +114,16 @@ class RunningListener:
         """How many connections are open, those still shaking hands included."""
         return self._listener.open
 
+    @property
+    def description(self) -> str:
+        """Say in words where it listens, and what it serves there."""
+        status = self.status()
+        first, *others = status.names
+        names = (
+            f"{first} and {len(others)} more names" if len(others) > 1 else ", ".join(status.names)
+        )
+        return f"{status.address}: {', '.join(status.protocols)} for {names}"
+
     def status(self) -> BindStatus:
         """Say what it serves and has served."""
         plan = self.plan

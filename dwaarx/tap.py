@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import ClassVar, cast
 
@@ -42,6 +43,14 @@ OPERATOR_ERRORS = (
 )
 
 
+class StartError(SystemExit, Exception):
+    """Ends the process with the reason in one line.
+
+    As an Exception too: twistd takes back its pidfile and, in the background, tells the waiting
+    parent process only for one; else `twistd dwaarx` would never return.
+    """
+
+
 class Options(usage.Options):
     """The command line of `twistd dwaarx`."""
 
@@ -65,8 +74,8 @@ class DwaarxService(MultiService):
         MultiService.addService(self, self.frontend)
         self._reactor = reactor
         self._console = ConsoleSwitch(ConsoleFunctions(self.frontend).namespace(), reactor)
-        self.frontend.preparing.append(self._console.prepare)
-        self.frontend.applied.append(self._console.change)
+        self.frontend.parts.append(self._console)
+        self._hung_up = False
 
     def privilegedStartService(self) -> None:
         """Start, or end the process with the reason in one line."""
@@ -82,18 +91,27 @@ class DwaarxService(MultiService):
         _log.info("dwaarx {version} serves {file}", version=__version__, file=self._file)
 
     def stopService(self) -> Deferred[list[object]]:
-        """Stop serving; SIGHUP is ignored meanwhile."""
+        """Stop serving; SIGHUP is ignored meanwhile, and a second SIGTERM or SIGINT hurries."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._hurry)
         return gatherResults([MultiService.stopService(self), self._console.close()])
 
     @property
     def _file(self) -> str:
         return self.frontend.config.file
 
+    def _hurry(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self.frontend.hurry)
+
     def _hangup(self, number: int, frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self._reload)
+        # One reload answers all the signals before it, so that a storm of them cannot pile up.
+        if not self._hung_up:
+            self._hung_up = True
+            self._reactor.callFromThread(self._reload)
 
     def _reload(self) -> None:
+        self._hung_up = False
         try:
             done = self.frontend.reload()
         except OPERATOR_ERRORS as error:
@@ -108,13 +126,20 @@ def _or_exit() -> Iterator[None]:
     try:
         yield
     except OPERATOR_ERRORS as error:
-        raise SystemExit(f"dwaarx: {error}") from error
+        raise StartError(f"dwaarx: {error}") from error
 
 
 def makeService(options: Options) -> IService:
     """Make the service; ends the process with the reason if the Dwaarfile is not sound."""
     from twisted.internet import reactor
 
+    twistd: Mapping[str, object] = options.parent or {}
+    if twistd.get("uid") is not None or twistd.get("gid") is not None:
+        raise StartError(
+            "dwaarx: --uid and --gid would leave it without its keys and its storage: start it as "
+            "that user, with CAP_NET_BIND_SERVICE for ports below 1024 (see docs/operation.md)"
+        )
     with _or_exit():
-        config = load(options["config"] or default_path())
+        # Absolute, because twistd may go to another folder (--rundir) before it is read again.
+        config = load(Path(options["config"] or default_path()).absolute())
         return DwaarxService(config, cast("Reactor", reactor))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from dwaarx.certs.errors import CertificateErrors
 from dwaarx.config import parse
 from dwaarx.config.errors import ConfigError
 from dwaarx.config.model import Address, CertificateFiles, Config
+from dwaarx.console.errors import ConsoleError
 from dwaarx.frontend import Frontend, FrontendError
 from dwaarx.plan import PlanError
 from dwaarx.tls.sockets import BindError
@@ -46,8 +49,12 @@ class Reactor(MemoryReactorClock):
     def __init__(self) -> None:
         super().__init__()
         self.ports: list[Port] = []
+        self.fails_at = -1
 
     def adoptStreamPort(self, fd: int, family: int, factory: object) -> Port:
+        if len(self.ports) == self.fails_at:
+            self.fails_at = -1
+            raise OSError(errno.EMFILE, "Too many open files")
         port = Port(socket.socket(fileno=os.dup(fd)), factory)
         self.ports.append(port)
         return port
@@ -110,7 +117,7 @@ def test_reload_says_what_changed(frontend: Frontend, folder: Path, port: int) -
     other = free_port()
     read(folder, site(folder, other))
     assert frontend.reload() == (
-        f"1 sites, 1 listeners, now listening on 127.0.0.1:{other}, "
+        f"1 site, 1 listener, now listening on 127.0.0.1:{other}, "
         f"no longer listening on 127.0.0.1:{port}"
     )
     assert addresses(frontend) == [f"127.0.0.1:{other}"]
@@ -121,7 +128,7 @@ def test_an_unchanged_site_keeps_its_identity(frontend: Frontend, folder: Path, 
     assert before.certificate is not None
     identity = frontend.manager.acquire([before.certificate])[before.certificate]
     read(folder, "\n\n" + site(folder, port))
-    assert frontend.reload() == "1 sites, 1 listeners"
+    assert frontend.reload() == "1 site, 1 listener"
     assert frontend.config.sites[0] == before
     assert frontend.manager.acquire([before.certificate])[before.certificate] is identity
 
@@ -172,6 +179,68 @@ def test_a_failed_move_of_an_address_is_undone(
     assert config.sites
     socket.create_connection(("127.0.0.1", port), timeout=5).close()
     assert addresses(frontend) == [f"127.0.0.1:{port}"]
+
+
+class Part:
+    """Another part of the service, which notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.fails = False
+
+    def prepare(self, config: Config) -> None:
+        self.asked.append("prepare")
+        if self.fails:
+            raise ConsoleError("cannot listen")
+
+    def abandon(self) -> None:
+        self.asked.append("abandon")
+
+    def change(self) -> None:
+        self.asked.append("change")
+
+
+def free(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return sock.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_socket_that_cannot_be_adopted_changes_nothing(
+    frontend: Frontend, reactor: Reactor, folder: Path, port: int
+) -> None:
+    part = Part()
+    frontend.parts.append(part)
+    first, second = free_port(), free_port()
+    before = frontend.config
+    other = site(folder, second, "two")
+    read(folder, f"http://a.test:{port} {{\n respond x\n}}\n{other}\n{site(folder, first)}")
+    # The present listener gives way, the first new one listens, then descriptors run out.
+    reactor.fails_at = len(reactor.ports) + 1
+    with pytest.raises(OSError, match="Too many open files"):
+        frontend.reload()
+    assert part.asked == ["prepare", "abandon"]
+    assert frontend.config is before
+    assert addresses(frontend) == [f"127.0.0.1:{port}"]
+    assert len(frontend.manager.status()) == 1
+    assert free(first)
+    assert free(second)
+    assert not free(port)
+
+
+def test_a_part_that_fails_changes_nothing(
+    frontend: Frontend, reactor: Reactor, folder: Path, port: int
+) -> None:
+    part = Part()
+    part.fails = True
+    frontend.parts.append(part)
+    read(folder, site(folder, free_port()))
+    with pytest.raises(ConsoleError):
+        frontend.reload()
+    assert addresses(frontend) == [f"127.0.0.1:{port}"]
+    part.fails = False
+    frontend.reload()
+    assert part.asked == ["prepare", "abandon", "prepare", "change"]
 
 
 def test_from_tls_to_plain_on_the_same_address(frontend: Frontend, folder: Path, port: int) -> None:
@@ -239,9 +308,47 @@ def test_a_stop_drops_what_is_left_after_the_drain_time(
     # A handshake that is not done is dropped at once; nothing else is left to wait for.
     stopping = frontend.stopService()
     assert transport.aborted
+    with pytest.raises(FrontendError, match="dwaarx is stopping"):
+        frontend.reload()
     reactor.pump([1.0] * 31)
     assert stopping.called
     protocol.connectionLost(Failure(ConnectionDone()))
+
+
+def test_a_stop_can_be_hurried(reactor: Reactor, folder: Path, port: int) -> None:
+    frontend = Frontend(read(folder, f"http://a.test:{port} {{\n respond hello\n}}"), reactor)
+    frontend.privilegedStartService()
+    frontend.startService()
+    frontend.hurry()  # nothing is being stopped
+    protocol, transport = _connected(reactor.ports[0])
+    protocol.dataReceived(b"GET / HTTP/1.1\r\n")
+    stopping = frontend.stopService()
+    reactor.pump([0.1] * 3)
+    assert not transport.aborted
+    frontend.hurry()
+    reactor.pump([0.1])
+    assert transport.aborted
+    assert stopping.called
+    protocol.connectionLost(Failure(ConnectionDone()))
+
+
+def test_what_listens_is_told(frontend: Frontend, folder: Path, port: int) -> None:
+    told: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        if event.get("log_namespace") == "dwaarx.frontend":
+            told.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    new = free_port()
+    names = f"b.test:{new}, c.test:{new}, d.test:{new}"
+    text = site(folder, port) + f"\n{names} {{\n tls internal\n respond x\n dns_over_tls :{new}\n}}"
+    read(folder, text)
+    try:
+        frontend.reload()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert told == [f"listening on 127.0.0.1:{new}: https/1.1, h2, dot for b.test and 2 more names"]
 
 
 def _connected(port: Port) -> tuple[Any, MemoryTransport]:

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IHandshakeListener,
     IListeningPort,
+    ILoggingContext,
     IOpenSSLServerConnectionCreator,
     IProtocol,
     IReactorSocket,
@@ -33,6 +34,9 @@ from dwaarx.deadline import Deadline
 from dwaarx.tls.names import NameTable, normal_name
 
 _log = Logger()
+
+# Who is starting on a port, in Twisted's own lines of the log.
+LOG_PREFIX = "dwaarx"
 
 
 class HasContext(Interface):
@@ -322,8 +326,12 @@ class _Handshake(Protocol):
         )
 
 
+@implementer(ILoggingContext)
 class _HandshakeFactory(Factory):
     noisy = False
+
+    def logPrefix(self) -> str:
+        return LOG_PREFIX
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
@@ -350,10 +358,14 @@ def _tls_factory(listener: Listener) -> TLSMemoryBIOFactory:
     return factory
 
 
+@implementer(ILoggingContext)
 class _PlainFactory(Factory):
     """Makes the protocols of a plain listener."""
 
     noisy = False
+
+    def logPrefix(self) -> str:
+        return LOG_PREFIX
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener

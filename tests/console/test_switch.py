@@ -46,6 +46,7 @@ class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[Fake] = []
         self.refused = False
+        self.fails = False
         self.logged: list[str] = []
         monkeypatch.setattr(switch, "console_service", self.make)
         self.switch = ConsoleSwitch({}, MemoryReactorClock())
@@ -54,6 +55,7 @@ class Bench:
         if self.refused:
             raise ConsoleError("no usable key")
         self.made.append(Fake(config))
+        self.made[-1].fails = self.fails
         return self.made[-1]
 
     def prepare(self, console: Console) -> None:
@@ -103,11 +105,12 @@ def test_what_cannot_be_made_refuses_the_reload(bench: Bench) -> None:
 
 
 def test_what_cannot_listen_leaves_the_present_one(bench: Bench) -> None:
-    bench.prepare(SSH)
-    bench.made[-1].fails = True
-    bench.switch.change()
+    bench.fails = True
+    with pytest.raises(ConsoleError, match="cannot listen"):
+        bench.prepare(SSH)
+    bench.switch.abandon()
     assert bench.running() == [ConsoleUnix()]
-    assert bench.logged == ["cannot listen"]
+    bench.fails = False
     # The next Dwaarfile may try again.
     bench.prepare(SSH)
     bench.switch.change()
@@ -116,6 +119,9 @@ def test_what_cannot_listen_leaves_the_present_one(bench: Bench) -> None:
 
 def test_a_reload_that_failed_later_is_forgotten(bench: Bench) -> None:
     bench.prepare(SSH)
+    assert bench.running() == [ConsoleUnix(), SSH]
+    bench.switch.abandon()
+    assert bench.running() == [ConsoleUnix()]
     bench.prepare(ConsoleUnix())
     bench.switch.change()
     assert bench.running() == [ConsoleUnix()]
@@ -142,9 +148,22 @@ def test_an_address_that_was_given_up_in_vain(bench: Bench) -> None:
     bench.switch.change()
     assert bench.running() == []
     assert bench.logged == ["cannot listen"]
+    # The next Dwaarfile may try again.
     bench.prepare(SSH)
-    bench.switch.open()
+    bench.switch.change()
     assert bench.running() == [SSH]
+
+
+def test_a_close_while_an_address_is_being_given_up(bench: Bench) -> None:
+    bench.prepare(SSH)
+    bench.switch.change()
+    former = bench.made[-1]
+    former.stopping = Deferred()
+    bench.prepare(ConsoleSsh(SSH.address, Path("/other")))
+    bench.switch.change()
+    bench.switch.close()
+    former.stopping.callback(None)
+    assert bench.running() == []
 
 
 def test_close(bench: Bench) -> None:
@@ -159,4 +178,4 @@ def test_the_start_fails_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> Non
     bench.made[-1].fails = True
     with pytest.raises(ConsoleError, match="cannot listen"):
         bench.switch.open()
-    bench.switch.open()  # nothing is left to open
+    assert bench.running() == []
