@@ -67,7 +67,7 @@ def read_paths(name: str, value: Paths) -> list[Path]:
 
 def read_path(name: str, value: object) -> Path:
     """Read a path that must not be empty."""
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+    if not isinstance(value, str | os.PathLike) or str(value) == "" or "\0" in str(value):
         raise ConsoleError(f"{name} is the path of a file, not {value!r}")
     # Absolute, since messages and showCertificates() shall say which file is meant.
     return Path(value).absolute()

@@ -69,6 +69,7 @@ def test_sources_go_together_one_by_one():
         (([], [], None), "certificate is a path or a list of paths"),
         ((None, "/k", None), "certificate is a path or a list of paths"),
         (("", "/k", None), "certificate is the path of a file"),
+        (("/a\0b", "/k", None), "certificate is the path of a file"),
         (("/a", [3], None), "key is the path of a file, not 3"),
         (("/a", "/k", {"ocspResponse": []}), "'ocspResponse'; did you mean 'ocspResponses'"),
         (("/a", "/k", {"library": 1}), "unknown option 'library'; there is: ocspResponses"),

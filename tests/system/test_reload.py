@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import http.client
+import os
+import signal
+import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.system.peers import small_page, tcp_server
-from tests.system.processes import Service, free_port, listening, run, until
+from tests.system.peers import Peer, small_page, tcp_server
+from tests.system.processes import PATIENCE, Service, free_port, listening, run, until
 
 Serve = Callable[[str], Service]
 
@@ -119,6 +125,34 @@ def test_a_port_goes_from_one_address_to_every_address(serve: Serve) -> None:
     assert page(service, port) == "one again"
 
 
+def test_a_storm_of_sighups_under_load_fails_no_request(serve: Serve) -> None:
+    port = free_port()
+    service = serve(site(port, "one"))
+    with ThreadPoolExecutor() as pool:
+        loading = pool.submit(run, "h2load", "-n", "20000", "-c", "10", "-m", "5",
+                              f"https://127.0.0.1:{port}/")  # fmt: skip
+        while not loading.done():
+            os.kill(service.pid, signal.SIGHUP)
+            time.sleep(0.02)
+        assert " 20000 succeeded, 0 failed, 0 errored" in loading.result()
+    service.logged("reloaded ")
+
+
+def test_a_console_that_cannot_listen_refuses_the_reload(serve: Serve, tmp_path: Path) -> None:
+    port = free_port()
+    service = serve(site(port, "one"))
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key")
+    with tcp_server(small_page) as taken:
+        service.write(
+            f"{{\n console ssh 127.0.0.1:{taken} {{ authorized_keys {tmp_path}/key.pub }}\n"
+            f" http_port 0\n}}\n{site(port, 'two')}"
+        )
+        service.hangup()
+        assert f"127.0.0.1:{taken}: the console cannot listen" in service.log()
+        assert page(service, port) == "one"
+        assert service.console("6 * 7") == "42\n"
+
+
 def test_storage_cannot_change(serve: Serve, tmp_path: Path) -> None:
     port = free_port()
     service = serve(site(port, "one"))
@@ -127,6 +161,74 @@ def test_storage_cannot_change(serve: Serve, tmp_path: Path) -> None:
     service.hangup()
     assert "storage cannot change" in service.log()
     assert page(service, port) == "one"
+
+
+def in_background(folder: Path, dwaarfile: str) -> tuple[str, Path]:
+    """Start a service by `twistd` without -n; returns what it said, and its folder."""
+    service = Service(folder, dwaarfile)
+    said = run("twistd", "--logfile", folder / "log", "--pidfile", folder / "pid",
+               "--rundir", "/", "dwaarx", "--config", service.dwaarfile, check=False)  # fmt: skip
+    return said, service.storage
+
+
+def test_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.chdir(tmp_path)
+    said, storage = in_background(tmp_path, site(port, "one"))
+    pid = int((tmp_path / "pid").read_text())
+    assert said == ""
+    try:
+        # Its folder is / now: the Dwaarfile is found again all the same.
+        answer = run("dwaarx", "console", "--socket", storage / "console.sock", "reloadConfig()")
+        assert answer == "1 site, 1 listener\n"
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    until("the end", lambda: not (tmp_path / "pid").exists())
+    assert not (storage / "console.sock").exists()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_start_that_fails_in_the_background_says_so(tmp_path: Path) -> None:
+    with tcp_server(small_page) as taken:
+        said, _ = in_background(tmp_path, site(taken, "one"))
+    assert f"cannot listen on 127.0.0.1:{taken}" in said
+    log = (tmp_path / "log").read_text()
+    assert f"dwaarx: cannot listen on 127.0.0.1:{taken}: Address already in use" in log
+    assert "Traceback" not in log
+    assert not (tmp_path / "pid").exists()
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_sigterm_lets_a_request_finish_and_a_second_one_does_not(
+    serve: Serve, *, twice: bool
+) -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    def slow(sock: socket.socket) -> None:
+        peer = Peer(sock)
+        while peer.head() is not None:
+            asked.set()
+            go.wait(PATIENCE)
+            peer.respond(b"done")
+
+    port = free_port()
+    with tcp_server(slow) as upstream, ThreadPoolExecutor() as pool:
+        proxy = f"reverse_proxy 127.0.0.1:{upstream}"
+        service = serve(site(port, "x").replace('respond "x"', proxy))
+        getting = pool.submit(run, "curl", "-sS", "--cacert", service.ca,
+                              f"https://localhost:{port}/", check=False)  # fmt: skip
+        assert asked.wait(PATIENCE)
+        os.kill(service.pid, signal.SIGTERM)
+        until("the end of listening", lambda: not listening(port))
+        assert not service.exited()
+        if twice:
+            os.kill(service.pid, signal.SIGTERM)
+            service.logged("open connections: 1")
+            assert "curl: " in getting.result()
+        go.set()
+        if not twice:
+            assert getting.result() == "done"
+        until("the end", service.exited)
 
 
 def test_the_start_fails_with_the_place(tmp_path: Path) -> None:
