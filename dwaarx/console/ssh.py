@@ -9,11 +9,16 @@ from typing import Any, cast
 from twisted.application.service import Service
 from twisted.conch.avatar import ConchUser
 from twisted.conch.interfaces import IConchUser, ISession
-from twisted.conch.ssh.connection import SSHConnection
+from twisted.conch.ssh.common import NS, getNS
+from twisted.conch.ssh.connection import (
+    MSG_CHANNEL_OPEN_FAILURE,
+    OPEN_ADMINISTRATIVELY_PROHIBITED,
+    SSHConnection,
+)
 from twisted.conch.ssh.factory import SSHFactory
 from twisted.conch.ssh.keys import Key
 from twisted.conch.ssh.session import SSHSession, SSHSessionProcessProtocol
-from twisted.conch.ssh.transport import SSHServerTransport
+from twisted.conch.ssh.transport import DISCONNECT_BY_APPLICATION, SSHServerTransport
 from twisted.conch.ssh.userauth import SSHUserAuthServer
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred
@@ -25,7 +30,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import ServerFactory
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
@@ -47,11 +52,12 @@ LOGIN_TIME = 60.0
 MAX_ATTEMPTS = 6
 MAX_CONNECTIONS = 32
 
-# Conch also offers CBC (its plaintext can be recovered: RFC 4344), triple DES, MD5 and SHA-1.
+# Conch also offers CBC (its plaintext can be recovered: RFC 4344), triple DES, MD5 and SHA-1,
+# and Diffie-Hellman without curves, which needs a file of primes or SHA-1.
 CIPHERS = [b"aes256-ctr", b"aes192-ctr", b"aes128-ctr"]
 MACS = [b"hmac-sha2-512", b"hmac-sha2-256"]
 KEY_EXCHANGES = [
-    name for name in SSHServerTransport.supportedKeyExchanges if not name.endswith(b"sha1")
+    name for name in SSHServerTransport.supportedKeyExchanges if b"diffie-hellman" not in name
 ]
 
 
@@ -143,6 +149,36 @@ class ConsoleSession:
             self._waiting.cancel()
 
 
+class ConsoleChannel(SSHSession):
+    """A session channel; unlike its base it does not log what is to be run."""
+
+    def request_exec(self, data: bytes) -> int:
+        """Run an expression, unless the channel has been used already."""
+        if self.client is not None:
+            return 0
+        command, _ = getNS(data)
+        self.client = SSHSessionProcessProtocol(self)
+        self._session.execCommand(self.client, command)
+        return 1
+
+
+class ConsoleConnection(SSHConnection):
+    """Carries the channels of one login: sessions alone, there is no forwarding."""
+
+    def ssh_CHANNEL_OPEN(self, packet: bytes) -> None:
+        """Open a session; refuse anything else, which conch would log with a traceback."""
+        kind, rest = getNS(packet)
+        if kind == b"session":
+            super().ssh_CHANNEL_OPEN(packet)
+            return
+        _log.warn("console: refused a channel of SSH: {kind!r}", kind=kind)
+        refusal = rest[:4] + OPEN_ADMINISTRATIVELY_PROHIBITED.to_bytes(4)
+        assert self.transport is not None
+        self.transport.sendPacket(
+            MSG_CHANNEL_OPEN_FAILURE, refusal + NS(b"the console has sessions only") + NS(b"")
+        )
+
+
 class ConsoleUser(ConchUser):
     """Whoever is logged in: may open sessions, and nothing else (no forwarding)."""
 
@@ -150,7 +186,7 @@ class ConsoleUser(ConchUser):
         super().__init__()
         self._namespace = namespace
         self._clock = clock
-        self.channelLookup[b"session"] = SSHSession
+        self.channelLookup[b"session"] = ConsoleChannel
 
     def __conform__(self, interface: type[Interface]) -> ConsoleSession | None:
         """Give each channel a session of its own, when conch asks for one."""
@@ -223,6 +259,16 @@ class ConsoleTransport(SSHServerTransport):
         own = {b"server-sig-algs": b",".join(SIGNATURES)}
         super().sendExtInfo(list({**dict(extensions), **own}.items()))
 
+    def receiveError(self, reasonCode: int, description: bytes) -> None:
+        """Hear why the client leaves."""
+        level = LogLevel.info if reasonCode == DISCONNECT_BY_APPLICATION else LogLevel.warn
+        _log.emit(
+            level,
+            "console: the SSH client left: {description!r} ({code})",
+            description=description.decode("utf-8", "replace"),
+            code=reasonCode,
+        )
+
     def connectionLost(self, reason: Failure | None = None) -> None:
         """Forget the connection."""
         self._deadline.stop()
@@ -247,7 +293,7 @@ class ConsoleSshFactory(SSHFactory):
     protocol: Any = ConsoleTransport
 
     def __init__(self, portal: Portal, key: Key, clock: IReactorTime) -> None:
-        self.services = {b"ssh-userauth": UserAuth, b"ssh-connection": SSHConnection}
+        self.services = {b"ssh-userauth": UserAuth, b"ssh-connection": ConsoleConnection}
         self.portal = portal
         self.publicKeys = {key.sshType(): key.public()}
         self.privateKeys = {key.sshType(): key}

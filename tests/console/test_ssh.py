@@ -10,6 +10,7 @@ from twisted.conch.ssh import channel, common, connection, keys, session, transp
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.protocol import ClientFactory
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
 from dwaarx.config.model import Address, ConsoleSsh
 from dwaarx.console import ssh
@@ -201,6 +202,56 @@ def test_a_shell_without_a_terminal_is_told_so(world):
     assert b"a terminal is needed" in world.connect(run, world.key).out
 
 
+def test_what_is_run_is_not_logged(world):
+    events = []
+    globalLogPublisher.addObserver(events.append)
+    try:
+        assert world.execute("'sec' + 'ret'").out == b"'secret'\n"
+    finally:
+        globalLogPublisher.removeObserver(events.append)
+    assert events
+    assert not any("sec" in formatEvent(event) for event in events)
+
+
+def test_one_channel_runs_one_expression(world):
+    def run(channel):
+        for command in (b"1", b"2"):
+            channel.conn.sendRequest(channel, b"exec", common.NS(command))
+
+    assert world.connect(run, world.key).out == b"1\n"
+
+
+def test_there_is_no_forwarding(world):
+    refused = []
+
+    class Forwarding(channel.SSHChannel):
+        name = b"direct-tcpip"
+
+        def openFailed(self, reason):
+            refused.append(reason)
+            session.conn.sendRequest(session, b"exec", common.NS(b"1"))
+
+    def run(opened):
+        nonlocal session
+        session = opened
+        opened.conn.openChannel(Forwarding(), b"")
+
+    session = None
+    problems = []
+
+    def observe(event):
+        if event["log_level"] >= LogLevel.error:
+            problems.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        assert world.connect(run, world.key).out == b"1\n"
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert b"the console has sessions only" in refused[0]
+    assert problems == []
+
+
 def test_closing_cancels_what_is_waited_for(world):
     def run(channel):
         accepted = channel.conn.sendRequest(channel, b"exec", common.NS(b"never()"), wantReply=1)
@@ -373,7 +424,7 @@ def test_no_algorithm_that_is_broken_is_offered():
     offered = connect_to(make_factory(Clock())).ourKexInitPayload
     assert b"curve25519-sha256" in offered
     assert b"aes256-ctr" in offered
-    for broken in (b"sha1", b"md5", b"-cbc", b"3des"):
+    for broken in (b"sha1", b"md5", b"-cbc", b"3des", b"group-exchange"):
         assert broken not in offered
 
 
