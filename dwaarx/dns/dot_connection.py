@@ -189,5 +189,8 @@ class DotConnection(Protocol):
         if answers:
             self._to.write(answers)
         self._to.unregisterProducer()
+        if not self._reading:
+            self._reading = True
+            self._to.resumeProducing()  # or the peer's close_notify would not be heard
         self._to.loseConnection()
         self._deadline.set(_CLOSE_TIMEOUT)

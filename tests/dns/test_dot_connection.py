@@ -272,6 +272,10 @@ def test_big_answers_do_not_pile_up():
 def test_drain_when_idle(peer):
     peer.connection.drain()
     assert peer.closed
+    # The client's close_notify must be read, or the end takes until it is cut.
+    assert peer.transport.producerState == "producing"
+    peer.send(wire(1))
+    assert peer.resolver.waiting == []
 
 
 def test_drain_answers_what_was_asked(peer):
@@ -287,6 +291,7 @@ def test_drain_answers_what_was_asked(peer):
     peer.clock.advance(0)
     assert peer.ids() == [1, 2]
     assert peer.closed
+    assert peer.transport.producerState == "producing"
     peer.connection.drain()
 
 
