@@ -84,19 +84,22 @@ def is_target(value: bytes) -> bool:
     return _is_target(value) is not None
 
 
-def split_fields(data: bytes | bytearray, start: int, end: int) -> list[Field]:
-    """Return the fields of data[start:end], which matches FIELD_LINES; names in lower case."""
-    return [(name.lower(), value.rstrip(b"\t ")) for name, value in _split_fields(data, start, end)]
+def check_fields(data: bytes | bytearray, start: int, end: int) -> None:
+    """Check the field lines data[start:end], each ended by CRLF (RFC 9112 5).
 
-
-def parse_fields(data: bytes | bytearray, start: int, end: int) -> list[Field]:
-    """Return the fields of the lines data[start:end], each ended by CRLF; names in lower case.
-
-    Raises FieldError if any breaks RFC 9112 5 (the empty line is not part of them).
+    Raises FieldError if any breaks the grammar (the empty line is not part of them).
     """
     if _is_field_lines(data, start, end) is None:
         raise FieldError("a header field is malformed")
-    return split_fields(data, start, end)
+
+
+def parse_fields(data: bytes | bytearray, start: int, end: int) -> list[Field]:
+    """Return the fields of lines that `check_fields` would take, names in lower case.
+
+    Raises FieldError as it does.
+    """
+    check_fields(data, start, end)
+    return [(name.lower(), value.rstrip(b"\t ")) for name, value in _split_fields(data, start, end)]
 
 
 def parse_content_length(values: Iterable[bytes]) -> int | None:

@@ -26,12 +26,13 @@ from dwaarx.http.fields import (
     CONNECTION_SPECIFIC,
     VALUE_CHAR,
     FieldError,
+    check_fields,
     connection_options,
     parse_content_length,
-    parse_fields,
     parse_transfer_encoding,
     strip_hop_by_hop,
 )
+from dwaarx.http.llhttp import response_fields
 
 # Servers refuse heads of 8 to 16 kB; some upstreams put a lot into Set-Cookie and CSP.
 MAX_HEAD = 64 * 1024
@@ -303,7 +304,8 @@ class H1ClientSession:
         start = _status_line(head)
         if start is None:
             raise NonsenseError("sent a malformed status line")
-        fields = parse_fields(head, start.end(), len(head) - 2)
+        check_fields(head, start.end(), len(head) - 2)
+        fields = response_fields(head)
         if len(fields) > MAX_FIELDS:
             raise NonsenseError("sent too many response fields")
         special = [field for field in fields if field[0] in _SPECIAL]
