@@ -264,9 +264,14 @@ class Frontend(MultiService):
         address = listener.plan.address
         try:
             listener.listen(self._reactor, bind_stream(address.host, address.port))
-        except BindError as error:
-            # Another process was quicker. The reason for coming back is to be raised all the same.
-            _log.critical("{error}: restart dwaarx", error=str(error))
+        except (BindError, OSError) as error:
+            # Another process was quicker, or the process has no descriptor left. The reason for
+            # coming back is to be raised all the same.
+            _log.critical(
+                "{address} is not listened on any more, restart dwaarx: {error}",
+                address=str(address),
+                error=str(error),
+            )
 
     def _retire(self, listener: RunningListener) -> None:
         """Stop a listener that the plan no longer has; its connections finish what they do."""

@@ -228,6 +228,24 @@ def test_a_socket_that_cannot_be_adopted_changes_nothing(
     assert not free(port)
 
 
+def test_an_address_that_does_not_come_back_is_told(
+    frontend: Frontend, folder: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taken(host: str, port: int) -> socket.socket:
+        raise BindError(host, port, OSError(errno.EADDRINUSE, ""))
+
+    told: list[LogEvent] = []
+    monkeypatch.setattr("dwaarx.frontend.bind_stream", taken)
+    read(folder, f"http://a.test:{port} {{\n respond x\n}}")
+    globalLogPublisher.addObserver(told.append)
+    try:
+        with pytest.raises(BindError):
+            frontend.reload()
+    finally:
+        globalLogPublisher.removeObserver(told.append)
+    assert f"127.0.0.1:{port} is not listened on any more" in "\n".join(map(formatEvent, told))
+
+
 def test_a_part_that_fails_changes_nothing(
     frontend: Frontend, reactor: Reactor, folder: Path, port: int
 ) -> None:
