@@ -147,14 +147,24 @@ class Frontend(MultiService):
     # --- changes ------------------------------------------------------------
 
     def reload(self) -> str:
-        """Read the Dwaarfile again and put it in place; returns what changed."""
+        """Read the Dwaarfile again and put it in place; returns what changed.
+
+        Certificates, keys and staples are read again as well, for that is what a renewal's hook
+        wants of a SIGHUP. One that cannot be loaded keeps its former, and is told.
+        """
         config = load(self.config.file)
         if config.storage != self.config.storage:
             raise FrontendError(
                 f"storage cannot change from {self.config.storage} to {config.storage} "
                 "while dwaarx runs: restart it"
             )
-        return self._apply(config, self._additions)
+        done = self._apply(config, self._additions)
+        kept = [
+            f"kept the former {outcome.description}: {outcome.error}"
+            for outcome in self.manager.reload()
+            if outcome.error
+        ]
+        return "; ".join((done, *kept))
 
     def add_tls_local(self, address: Address, sources: tuple[CertificateFiles, ...]) -> str:
         """Listen for DNS over TLS on one more address, for as long as the process lives."""

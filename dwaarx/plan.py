@@ -10,7 +10,8 @@ import attrs
 from dwaarx.config.errors import Problem
 from dwaarx.config.model import Address, CertificateSource, Config, ConsoleSsh, Location, Site
 
-HTTP_PROTOCOLS = (b"h2", b"http/1.1")
+# `curl -0` and its like offer http/1.0, which the same session speaks.
+HTTP_PROTOCOLS = (b"h2", b"http/1.1", b"http/1.0")
 DOT_PROTOCOL = b"dot"
 
 # Who asked for a listener, as showBinds() says it; a site added live has CONSOLE as its file.

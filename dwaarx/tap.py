@@ -24,6 +24,7 @@ from dwaarx.console.functions import Console as ConsoleFunctions
 from dwaarx.console.switch import ConsoleSwitch
 from dwaarx.dns.errors import ResolversError
 from dwaarx.frontend import Frontend, FrontendError
+from dwaarx.log import show_debug
 from dwaarx.plan import PlanError
 from dwaarx.reactor import Reactor
 from dwaarx.tls.sockets import BindError
@@ -58,6 +59,10 @@ class Options(usage.Options):
     longdesc = "Serve HTTPS, DNS over TLS and DNS over HTTPS as a Dwaarfile says."
     optParameters: ClassVar = [
         ["config", "c", None, "The Dwaarfile; default: ./Dwaarfile, then /etc/dwaarx/Dwaarfile."],
+    ]
+
+    optFlags: ClassVar = [
+        ["debug", None, "Log what clients do wrong, too: a line for each failed handshake."],
     ]
 
     def opt_version(self) -> None:
@@ -139,6 +144,8 @@ def makeService(options: Options) -> IService:
             "dwaarx: --uid and --gid would leave it without its keys and its storage: start it as "
             "that user, with CAP_NET_BIND_SERVICE for ports below 1024 (see docs/operation.md)"
         )
+    if options["debug"]:
+        show_debug()
     with _or_exit():
         # Absolute, because twistd may go to another folder (--rundir) before it is read again.
         config = load(Path(options["config"] or default_path()).absolute())

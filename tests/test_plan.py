@@ -39,8 +39,8 @@ def test_sites_on_one_port_share_a_listener() -> None:
     assert listener.tls
     assert not listener.dot
     assert listener.names == (
-        ServedName("a.example", FILES, (b"h2", b"http/1.1")),
-        ServedName("b.example", OTHER, (b"h2", b"http/1.1")),
+        ServedName("a.example", FILES, (b"h2", b"http/1.1", b"http/1.0")),
+        ServedName("b.example", OTHER, (b"h2", b"http/1.1", b"http/1.0")),
     )
     assert [served.host for served in listener.sites] == ["a.example", "b.example"]
 
@@ -49,7 +49,7 @@ def test_dot_on_the_https_port_joins_its_names() -> None:
     one = site("a.example", port=8443, dns_over_tls=(Address("", 8443), Address("", 853)))
     plan = make_plan(config(one))
     assert plan[Address("", 8443)].names == (
-        ServedName("a.example", FILES, (b"h2", b"http/1.1", b"dot")),
+        ServedName("a.example", FILES, (b"h2", b"http/1.1", b"http/1.0", b"dot")),
     )
     dot = plan[Address("", 853)]
     assert dot.dot

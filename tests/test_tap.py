@@ -97,6 +97,15 @@ def options(*words: str, **twistd: object) -> Options:
     return options
 
 
+def test_debug_is_logged_only_when_asked_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(tap, "show_debug", lambda: asked.append(True))
+    makeService(options("--config", str(file)))
+    assert not asked
+    makeService(options("--config", str(file), "--debug"))
+    assert asked
+
+
 # --- the command line -----------------------------------------------------------
 
 

@@ -89,7 +89,7 @@ def status_of(
     return CertificateStatus(
         names=slot.pair.names,
         issuer=certificate.issuer.rfc4514_string(),
-        serial=f"{certificate.serial_number:x}",
+        serial=_serial(certificate.serial_number),
         not_after=certificate.not_valid_after_utc,
         key=key_name(slot.pair.key),
         source="internal" if internal else name_of(identity.source, index),
@@ -97,3 +97,8 @@ def status_of(
         why_not_stapled="" if slot.refusal is None else str(slot.refusal),
         next_attempt=next_attempt,
     )
+
+
+def _serial(number: int) -> str:
+    """Write a serial number in whole bytes, as openssl does."""
+    return number.to_bytes(number.bit_length() // 8 + 1).hex().removeprefix("00") or "00"

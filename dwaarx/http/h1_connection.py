@@ -8,7 +8,6 @@ from typing import cast
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -25,8 +24,9 @@ from dwaarx.http.exchange import ConnectionInfo, Handler
 from dwaarx.http.fields import FieldError
 from dwaarx.http.h1 import H1Session, ResponseError
 from dwaarx.http.h1_exchange import H1Exchange
+from dwaarx.log import quiet_logger
 
-_log = Logger()
+_log = quiet_logger(__name__)
 _handling = _log.failureHandler("while a handler began to answer a request:")
 
 # Pipelined requests that wait for the one in progress; above it the client has to wait as well.

@@ -25,15 +25,15 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, ServerFactory, connectionDone
-from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dwaarx.deadline import Deadline
+from dwaarx.log import quiet_logger
 from dwaarx.tls.names import NameTable, normal_name
 
-_log = Logger()
+_log = quiet_logger(__name__)
 
 # Who is starting on a port, in Twisted's own lines of the log.
 LOG_PREFIX = "dwaarx"

@@ -77,7 +77,7 @@ def curl(setup: Setup, name: str, *words: str) -> str:
                *words, f"https://{name}:{setup.port}/")  # fmt: skip
 
 
-@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+@pytest.mark.parametrize("version", ["--http1.0", "--http1.1", "--http2"])
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_curl_verifies_certificate_and_staple(
     service: Service, setup: Setup, version: str, name: str

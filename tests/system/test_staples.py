@@ -209,6 +209,22 @@ def test_a_pair_that_cannot_be_loaded_keeps_the_former(setup: Dns, serve: Serve)
     assert setup.shown() == (hexadecimal(renewed), True)
 
 
+def test_a_hangup_reads_certificates_too(setup: Dns, serve: Serve) -> None:
+    """A renewal's hook may send SIGHUP; what it has only half written keeps its former."""
+    setup.staple.write_bytes(make_response(setup.leaf))
+    service = serve(setup.dwaarfile())
+    key = (setup.folder / "dns.key").read_bytes()
+    renewed = setup.issue()
+    (setup.folder / "dns.key").write_bytes(key)
+    service.hangup()
+    assert f"kept the former files {setup.folder}/dns.pem" in service.log()
+    assert setup.shown() == (hexadecimal(setup.leaf), True)
+    (setup.folder / "dns.key").write_bytes(renewed.key_pem)
+    setup.staple.write_bytes(make_response(renewed))
+    service.hangup()
+    assert setup.shown() == (hexadecimal(renewed), True)
+
+
 def test_must_staple_without_staple_is_not_activated(setup: Dns, serve: Serve) -> None:
     setup.staple.write_bytes(make_response(setup.leaf))
     service = serve(setup.dwaarfile())

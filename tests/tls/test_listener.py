@@ -16,6 +16,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
+from dwaarx.log import show_debug
 from dwaarx.tls.listener import Accepted, Endpoint, Listener, textual
 from dwaarx.tls.policy import base_context, certificate_context
 from dwaarx.tls.sockets import BindError, bind_stream
@@ -157,8 +158,10 @@ def test_garbage_ends_the_handshake(listener: Listener, ca: Entity, made: list[R
     client = Client(listener, ca, "a.example")
     client.server.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
     assert client.transport.disconnecting
+    show_debug()
     with capturedLogs() as logs:
         client.server.connectionLost()
+    show_debug(show=False)
     assert (listener.tls_failures, made) == (1, [])
     assert [formatEvent(each).partition(": [")[0] for each in logs] == [
         "192.0.2.7: TLS handshake failed"
