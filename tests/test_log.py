@@ -23,11 +23,11 @@ def heard() -> Iterator[list[str]]:
 
 
 def test_debug_is_told_where_it_was_asked_for(heard: list[str]) -> None:
-    log = quiet_logger("dwaarx.some.room")
-    log.debug("before")
-    log.warn("a warning")
+    room = quiet_logger("dwaarx.some.room")
+    room.debug("before")
+    room.warn("a warning")
     show_debug()
-    log.debug("after")
+    room.debug("after")
     show_debug(show=False)
-    log.debug("again not")
+    room.debug("again not")
     assert heard == ["a warning", "after"]
