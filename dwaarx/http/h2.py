@@ -103,10 +103,15 @@ class H2Session(H2Core):
         """Reset the streams whose response had ended by then, with NO_ERROR (section 8.1).
 
         Not at once: many a client takes the reset for a failure while it still sends, and loses
-        the response that it was about to read. It stops by itself, or by the stream's window.
+        the response that it was about to read, or reads it only when it has sent all.
         """
         while (since := self.early_since) is not None and since <= answered and not self.closed:
             self.reset_stream(next(iter(self._early)), ErrorCode.NO_ERROR)
+
+    def stop_upload(self, stream_id: int) -> None:
+        """Reset a stream whose response has ended before the request."""
+        if stream_id in self._early:
+            self.reset_stream(stream_id, ErrorCode.NO_ERROR)
 
     def abandon(self, stream_id: int) -> None:
         """Reset a stream whose response is not whole yet; one that is goes out undisturbed."""

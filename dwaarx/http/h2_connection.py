@@ -35,8 +35,8 @@ _log = Logger()
 # acknowledgements are no part of what a stream's queue bounds.
 MAX_WAITING = 65_536
 
-# How long a client may go on with a request that is answered, up to the stream's window, before
-# it is told by a reset: the time to read the answer and stop by itself.
+# How long a client may go on with a request that is answered, before it is told by a reset: the
+# time to read the answer and stop by itself, or to send the rest, which is thrown away.
 LINGER = 5.0
 
 
@@ -86,6 +86,8 @@ class H2Connection(Protocol):
         self._exchanges: dict[int, H2Exchange] = {}
         # Those whose request's body is to come, the longest without a piece of it first.
         self._uploads: dict[int, H2Exchange] = {}
+        # Those whose response waits for the request's end, and since when, the longest first.
+        self._waiting: dict[int, tuple[H2Exchange, float]] = {}
         self._current = 0  # the stream whose event is being handled
         self._in_turn = False
         self._flush_due = False
@@ -182,7 +184,7 @@ class H2Connection(Protocol):
         if exchange is None:
             # The response is over: what comes of the request is thrown away.
             if isinstance(event, BodyReceived):
-                self.session.discard(stream_id, len(event.data))
+                self.session.acknowledge(stream_id, len(event.data))
         elif isinstance(event, BodyReceived):
             if self._uploads.pop(stream_id, None) is not None:
                 exchange.body_at = self._now
@@ -233,6 +235,7 @@ class H2Connection(Protocol):
         exchanges = list(self._exchanges.values())
         self._exchanges.clear()
         self._uploads.clear()
+        self._waiting.clear()
         for exchange in exchanges:
             self._call(exchange, partial(exchange.lose, reason))
 
@@ -242,6 +245,14 @@ class H2Connection(Protocol):
         """Drop an exchange that is over; its stream may still have to send what is queued."""
         self._exchanges.pop(exchange.stream_id, None)
         self._uploads.pop(exchange.stream_id, None)
+        self._waiting.pop(exchange.stream_id, None)
+
+    def await_rest(self, exchange: H2Exchange) -> None:
+        """Wait for the end of a request whose response is there, but not for long."""
+        self._uploads.pop(exchange.stream_id, None)
+        self._now = self._clock.seconds()
+        self._waiting[exchange.stream_id] = exchange, self._now
+        self._rearm()
 
     def hold_upload(self, exchange: H2Exchange) -> None:
         """Wait for no more of a request's body."""
@@ -335,6 +346,8 @@ class H2Connection(Protocol):
         if self._uploads:
             first = next(iter(self._uploads.values()))
             nearest = min(nearest, first.body_at + timeouts.read_body)
+        if self._waiting:
+            nearest = min(nearest, next(iter(self._waiting.values()))[1] + LINGER)
         early = session.early_since
         if early is not None:
             nearest = min(nearest, early + LINGER)
@@ -374,6 +387,10 @@ class H2Connection(Protocol):
             self._give_up(ErrorCode.NO_ERROR, "idle")
         else:
             session.stop_uploads(now - LINGER)
+            for stream_id, (exchange, since) in list(self._waiting.items()):
+                if since <= now - LINGER:
+                    exchange.go_on()
+                    session.stop_upload(stream_id)
             late = now - timeouts.read_body
             for exchange in [each for each in self._uploads.values() if each.body_at <= late]:
                 self.forget(exchange)

@@ -467,13 +467,6 @@ class H2Core(ABC):
                 stream.allowed += stream.consumed
                 stream.consumed = 0
 
-    def discard(self, stream_id: int, count: int) -> None:
-        """Give only the connection's window back: no more of this stream's body is wanted."""
-        stream = self.streams.get(stream_id)
-        if stream is not None and not self.closed:
-            stream.held -= count
-            self._credit(count)
-
     def _credit(self, count: int) -> None:
         self._consumed += count
         if self._consumed >= CONNECTION_WINDOW // 2:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwaarx.http.date import http_date
@@ -18,18 +20,26 @@ class H2Exchange(Exchange):
 
     While the request is paused, what still comes of its body (up to the stream's window) is
     kept here, and the windows are not given back, so that the client stops.
+
+    What makes a response whole waits for the rest of the request, which is thrown away: curl 7
+    reads nothing after the last byte of a response, and if it has to go on sending waits for a
+    window for ever. It stops sending by itself when it is refused (400 and above), and has not
+    begun while it waits for 100 (Continue).
     """
 
     __slots__ = (
         "_bodiless",
+        "_conclusion",
         "_connection",
         "_ending",
         "_full",
         "_head_sent",
         "_held",
+        "_last",
         "_left",
         "_over",
         "_owed",
+        "_patient",
         "_paused",
         "_received",
         "_told",
@@ -54,6 +64,9 @@ class H2Exchange(Exchange):
         self._head_sent = False
         self._bodiless = False
         self._left: int | None = None  # of the response's Content-Length
+        self._patient = False  # the response's end waits for the request's
+        self._last: bytes | None = None  # the last piece of a response, while it waits
+        self._conclusion: Callable[[], None] | None = None  # what else waits
         self._paused = False  # the handler takes no more of the body
         self._held: bytearray | None = None  # body that came since
         self._ending: Fields | None = None  # trailers that came since
@@ -77,6 +90,7 @@ class H2Exchange(Exchange):
     def _start(self, status: int, fields: Fields) -> Fields:
         self._head_sent = True
         self._bodiless = status in (204, 304) or self.request.method == b"HEAD"
+        self._patient = not self._received and status < 400 and not self.expects_continue()
         for name, _ in fields:
             if name == b"date":
                 return fields
@@ -93,10 +107,11 @@ class H2Exchange(Exchange):
         if end and self._left:
             self.reset("a response without its body")
             return
-        self._connection.session.send_head(self.stream_id, status, fields, end)
+        session = self._connection.session
         if end:
-            self._finish()
+            self._conclude(partial(session.send_head, self.stream_id, status, fields, True))
         else:
+            session.send_head(self.stream_id, status, fields, False)
             self._connection.flush_soon()
 
     def _send_answer(self, status: int, fields: Fields, body: bytes) -> None:
@@ -105,10 +120,9 @@ class H2Exchange(Exchange):
         fields = self._start(status, fields)
         session = self._connection.session
         if self._bodiless:
-            session.send_head(self.stream_id, status, fields, True)
+            self._conclude(partial(session.send_head, self.stream_id, status, fields, True))
         else:
-            session.send_response(self.stream_id, status, fields, body)
-        self._finish()
+            self._conclude(partial(session.send_response, self.stream_id, status, fields, body))
 
     def send_body(self, data: bytes) -> None:
         """Send a piece of the body; more than Content-Length said resets the stream."""
@@ -118,6 +132,9 @@ class H2Exchange(Exchange):
             self._left -= len(data)
             if self._left < 0:
                 self.reset("the response is longer than its Content-Length")
+                return
+            if not self._left and self._patient and data:
+                self._last = data
                 return
         connection = self._connection
         if not connection.session.send_body(self.stream_id, data):
@@ -131,8 +148,34 @@ class H2Exchange(Exchange):
         if self._left or not self._head_sent:
             self.reset("the response is shorter than its Content-Length")
             return
-        self._connection.session.end_stream(self.stream_id, trailers)
-        self._finish()
+        self._conclude(partial(self._connection.session.end_stream, self.stream_id, trailers))
+
+    def _conclude(self, send: Callable[[], None]) -> None:
+        """End the response by this call, or have it wait for the end of the request."""
+        if not self._patient:
+            send()
+            self._finish()
+            return
+        self._conclusion = send
+        self._over = True
+        self._paused = False
+        self._held = None
+        self._settle()
+        self.consumer = None
+        self._connection.await_rest(self)
+
+    def go_on(self) -> None:
+        """Send what has waited for the end of the request; call it once."""
+        self._patient = False
+        session = self._connection.session
+        if self._last is not None:
+            session.send_body(self.stream_id, self._last)
+            self._last = None
+        if self._conclusion is not None:
+            self._conclusion()
+            self._finish()
+        else:
+            self._connection.flush_soon()
 
     def reset(self, reason: str) -> None:
         """Give up; also what is still queued of a response that has ended is not sent."""
@@ -144,10 +187,7 @@ class H2Exchange(Exchange):
         self._held = None
         connection = self._connection
         connection.forget(self)
-        # Of no use without the exchange, unless the windows are given back.
-        if self._owed:
-            connection.session.discard(self.stream_id, self._owed)
-            self._owed = 0
+        self._settle()  # of no use without the exchange
         connection.flush_soon()
 
     def fail(self, status: int) -> None:
@@ -216,7 +256,7 @@ class H2Exchange(Exchange):
             self._settle()
 
     def _settle(self) -> None:
-        if self._owed and not self._over:
+        if self._owed:
             self._connection.session.acknowledge(self.stream_id, self._owed)
             self._owed = 0
             self._connection.flush_soon()
@@ -224,6 +264,8 @@ class H2Exchange(Exchange):
     def take_end(self, trailers: Fields) -> None:
         """Take the end of the request's body from the session."""
         self._received = True
+        if self._patient:
+            self.go_on()
         if self._paused:
             self._ending = trailers
         elif self.consumer is not None:

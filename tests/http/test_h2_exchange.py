@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dwaarx.http import frames
+from dwaarx.http.exchange import Exchange
 from dwaarx.http.frames import ErrorCode, FrameType
 from dwaarx.http.h2_connection import LINGER
 from dwaarx.http.h2_settings import STREAM_WINDOW
@@ -98,7 +99,7 @@ def test_less_than_the_content_length_resets(bed, end):
 
 def test_once_over_calls_are_ignored(bed):
     exchange = bed.exchange(1, POST, end=False)
-    exchange.answer(200, [], b"x")
+    exchange.answer(413, [], b"x")
     bed.turn()
     bed.frames()
     exchange.send_informational(100, [])
@@ -209,7 +210,7 @@ def test_a_response_that_ends_first_frees_what_was_held(bed):
 def test_body_that_comes_while_the_response_is_still_queued_is_thrown_away():
     bed = Bed(frames.encode_settings([(4, 1)]))
     exchange = bed.exchange(1, POST, end=False)
-    exchange.answer(200, [], b"xy")
+    exchange.answer(413, [], b"xy")
     bed.turn()
     bed.send(data(1, b"late"))
     assert exchange.consumer.body == b""
@@ -226,13 +227,138 @@ def test_an_upload_goes_on_for_a_while_after_its_response():
     assert [kind for kind, _, _, _ in bed.frames()] == [1, 0]
     for _ in range(STREAM_WINDOW // 16_384):
         bed.send(data(1, bytes(16_384)))
-    # The connection's window comes back, this stream's does not: the client has to stop.
-    assert all(stream_id == 0 for _, _, stream_id, _ in bed.frames())
+    # A client that reads only when it has sent all shall not wait for a window.
+    assert bed.frames() == [(8, 0, 1, (STREAM_WINDOW // 2).to_bytes(4))] * 2
+    assert exchange.consumer.body == b""
     bed.turn(LINGER - 0.1)
     assert bed.frames() == []
     bed.turn(0.1)
     assert bed.frames() == [(3, 0, 1, bytes(4))]
     assert not bed.transport.disconnecting
+
+
+# --- responses that wait for the rest of their request
+
+
+def answer_whole(exchange: Exchange) -> None:
+    exchange.answer(200, [], b"hello")
+
+
+def answer_without_a_body(exchange: Exchange) -> None:
+    exchange.send_head(302, [(b"location", b"/")], end=True)
+
+
+def answer_with_a_length(exchange: Exchange) -> None:
+    exchange.send_head(200, [(b"content-length", b"5")])
+    exchange.send_body(b"hello")
+    exchange.end()
+
+
+def answer_without_a_length(exchange: Exchange) -> None:
+    exchange.send_head(200, [])
+    exchange.send_body(b"hello")
+    exchange.end([(b"t", b"u")])
+
+
+@pytest.mark.parametrize(
+    ("answer", "before", "after"),
+    [
+        (answer_whole, [], [1, 0]),
+        (answer_without_a_body, [], [1]),
+        (answer_with_a_length, [1], [0]),
+        (answer_without_a_length, [1, 0], [1]),
+    ],
+)
+@pytest.mark.parametrize("when", ["at once", "on body", "while paused"])
+def test_the_end_of_a_response_waits_for_the_end_of_its_request(bed, answer, before, after, when):
+    exchange = bed.exchange(1, POST, end=False)
+    consumer = exchange.consumer
+    if when == "on body":
+        consumer.on_body = lambda _: answer(exchange)
+        bed.send(data(1, b"x"))
+    else:
+        if when == "while paused":
+            exchange.pause_request()
+            bed.send(data(1, b"x"))
+        answer(exchange)
+    bed.turn()
+    assert exchange.ended
+    assert [kind for kind, _, _, _ in bed.frames()] == before
+    seen = consumer.body
+    for _ in range(2 * STREAM_WINDOW // 16_384):
+        bed.send(data(1, bytes(16_384)))
+    # It all comes, and is thrown away.
+    assert {(kind, stream_id) for kind, _, stream_id, _ in bed.frames()} == {(8, 1), (8, 0)}
+    bed.send(data(1, b"", end=True))
+    got = bed.frames()
+    assert [kind for kind, _, _, _ in got] == after
+    assert got[-1][1] & frames.END_STREAM
+    assert (consumer.body, consumer.calls) == (seen, [])
+    assert not bed.connection.session.streams
+    bed.turn(LINGER)
+    assert bed.frames() == []
+
+
+@pytest.mark.parametrize("answer", [answer_whole, answer_without_a_body, answer_without_a_length])
+def test_a_response_does_not_wait_for_ever(bed, answer):
+    answer(bed.exchange(1, POST, end=False))
+    bed.turn(LINGER / 2)
+    bed.send(data(1, b"x"))
+    bed.turn(LINGER / 2 - 0.1)
+    assert not [flags for kind, flags, _, _ in bed.frames() if flags & frames.END_STREAM]
+    bed.turn(0.1)
+    *_, last, reset = bed.frames()
+    assert last[1] & frames.END_STREAM
+    assert reset == (3, 0, 1, bytes(4))
+    assert not bed.transport.disconnecting
+
+
+def test_a_response_that_waited_and_finds_its_window_shut_is_sent_when_it_opens():
+    bed = Bed(frames.encode_settings([(4, 1)]))
+    answer_whole(bed.exchange(1, POST, end=False))
+    bed.turn(LINGER)
+    assert [kind for kind, _, _, _ in bed.frames()] == [1, 0]
+    bed.send(frames.encode_window_update(1, 4))
+    assert bed.frames() == [(0, frames.END_STREAM, 1, b"ello")]
+    bed.turn(LINGER)
+    assert bed.frames() == [(3, 0, 1, bytes(4))]
+
+
+def test_what_completes_the_length_is_sent_without_an_end_as_the_request_ends(bed):
+    exchange = bed.exchange(1, POST, end=False)
+    exchange.send_head(200, [(b"content-length", b"5")])
+    exchange.send_body(b"hello")
+    bed.turn()
+    assert [kind for kind, _, _, _ in bed.frames()] == [1]
+    bed.send(data(1, b"", end=True))
+    assert exchange.consumer.calls == [("ended", ())]
+    exchange.end()
+    bed.turn()
+    assert bed.frames() == [(0, 0, 1, b"hello"), (0, frames.END_STREAM, 1, b"")]
+
+
+@pytest.mark.parametrize("status", [400, 413, 500])
+def test_a_refusal_does_not_wait(bed, status):
+    bed.exchange(1, POST, end=False).answer(status, [], b"no")
+    bed.turn()
+    assert [kind for kind, _, _, _ in bed.frames()] == [1, 0]
+
+
+def test_a_response_to_a_client_that_waits_for_100_does_not_wait(bed):
+    answer_whole(bed.exchange(1, [*POST, ("expect", "100-continue")], end=False))
+    bed.turn()
+    assert [kind for kind, _, _, _ in bed.frames()] == [1, 0]
+
+
+def test_a_response_that_waits_is_lost_with_its_stream_or_connection(bed):
+    for stream_id in (1, 3):
+        answer_whole(bed.exchange(stream_id, POST, end=False))
+    bed.send(frames.encode_rst_stream(1, ErrorCode.CANCEL))
+    bed.turn()
+    assert bed.frames() == []
+    bed.lose()
+    bed.turn(100)
+    assert bed.clock.getDelayedCalls() == []
 
 
 def test_a_client_that_resets_is_lost(bed):

@@ -185,7 +185,7 @@ class Windows(RuleBasedStateMachine):
             assert stream.held >= 0
             if stream_id in over:
                 assert stream.held == 0
-            elif stream.state in END_RECEIVED:
+            if stream.state in END_RECEIVED:
                 assert stream.allowed + stream.held + stream.consumed == STREAM_WINDOW
         if self.bed.transport.writes == 0 and not session.waiting:
             # What the client may still send is what we still take.

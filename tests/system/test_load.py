@@ -71,6 +71,23 @@ def test_ten_thousand_requests(
     assert service.memory() - before < FLAT
 
 
+def test_uploads_that_nobody_reads(
+    service: Service, ports: tuple[int, int], tmp_path: Path
+) -> None:
+    """More than a window each: who sends all before it reads must not wait for the next one."""
+    body = tmp_path / "body"
+    body.write_bytes(bytes(600_000))
+    words = ["-n", "400", "-c", "4", "-m", "8", "-d", str(body)]
+    for _ in range(2):
+        before = service.memory()
+        output = run("h2load", *words, f"https://localhost:{ports[0]}/hello", timeout=60)
+        assert_all_succeeded(output, 400)
+    assert service.memory() - before < FLAT
+    answer = run("curl", "-sS", "--http2", "--cacert", service.ca, "-H", "Expect:", "-T", body,
+                 f"https://localhost:{ports[0]}/hello", timeout=30)  # fmt: skip
+    assert answer == "hello"
+
+
 def dnsperf_words(tmp_path: Path, port: int, queries: int) -> list[str]:
     (tmp_path / "queries").write_text("hello.test A\n" * 100)
     return ["-m", "dot", "-s", "127.0.0.1", "-p", str(port), "-d", str(tmp_path / "queries"),
