@@ -19,7 +19,7 @@ REFILL = 100.0
 RESET = 2  # sent or provoked: the work done for the request is lost
 # Field blocks of requests that are refused unseen (431, 501) and of streams that were reset: a few
 # KiB of references to a table are thousands of fields, and milliseconds.
-UNSERVED = 5
+UNSERVED = 10
 SETTINGS = 2  # must be acknowledged
 PING = 1
 EMPTY = 1  # DATA, HEADERS and CONTINUATION without data or fields

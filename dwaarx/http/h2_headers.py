@@ -35,7 +35,7 @@ MAX_FIELDS = 200
 # Before decoding: Huffman coding makes no honest list longer than it is.
 MAX_BLOCK_SIZE = MAX_LIST_SIZE
 
-# Blocks and lists up to these are remembered, so many of them for a connection: 256 KiB at worst.
+# Blocks and lists up to these are remembered, so many of them for a connection: 400 KiB at worst.
 REMEMBERED_BLOCKS = 32
 REMEMBERED_BLOCK_SIZE = 512
 REMEMBERED_LIST_SIZE = 8192
