@@ -42,7 +42,7 @@ class DohHandler:
 
     def query(self, exchange: Exchange, wire: bytes) -> None:
         """Have a message resolved, and answer with what comes of it."""
-        query = parse(wire, exchange.info.client, "doh")
+        query = parse(wire, exchange.info.client)
         if isinstance(query, Query):
             self._resolve(query, _Answering(exchange))
         elif query is not None:

@@ -118,7 +118,7 @@ class DotConnection(Protocol):
         progress = False
         while (message := session.next_message()) is not None:
             progress = True
-            query = parse(message, self._client, "dot", self._keepalive)
+            query = parse(message, self._client, self._keepalive)
             if isinstance(query, Query):
                 self._resolve(query, self._answer)
             elif query is not None:

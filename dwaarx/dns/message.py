@@ -63,30 +63,17 @@ class MalformedMessageError(Exception):
 
 
 class Edns:
-    """What a query's OPT record says (RFC 6891): version, size, the DO bit, asked-for options.
+    """What we heed of a query's OPT record (RFC 6891); a client's UDP size means nothing here.
 
-    `options` is its RDATA, whose lengths have been checked; `padded` and `keepalive` say whether
-    it holds those options. `position` is where the record starts in the message.
+    `options` is its RDATA; `padded` and `keepalive` say whether it holds those options. Raises
+    MalformedMessageError for options of wrong lengths.
     """
 
-    __slots__ = (
-        "dnssec_ok",
-        "keepalive",
-        "options",
-        "padded",
-        "position",
-        "udp_size",
-        "version",
-    )
+    __slots__ = ("dnssec_ok", "keepalive", "padded", "version")
 
-    def __init__(
-        self, version: int, udp_size: int, dnssec_ok: bool, options: bytes, position: int
-    ) -> None:
+    def __init__(self, version: int, dnssec_ok: bool, options: bytes) -> None:
         self.version = version
-        self.udp_size = udp_size
         self.dnssec_ok = dnssec_ok
-        self.options = options
-        self.position = position
         self.padded = False
         self.keepalive = False
         if options:
@@ -114,8 +101,8 @@ class Query:
 
     `wire` is the whole message, `question` its name, type and class as the client wrote them;
     `name` is the name on the wire in lower case, and `key` that name with type and class: what
-    two queries share if they ask the same. `transport` is "dot" or "doh"; `keepalive` is the
-    time to answer to edns-tcp-keepalive in units of 100 ms, None when that was not asked.
+    two queries share if they ask the same. `keepalive` is the time to answer to
+    edns-tcp-keepalive in units of 100 ms, None when that was not asked.
     """
 
     __slots__ = (
@@ -128,7 +115,6 @@ class Query:
         "qclass",
         "qtype",
         "question",
-        "transport",
         "wire",
     )
 
@@ -143,7 +129,6 @@ class Query:
         qclass: int,
         edns: Edns | None,
         client: str,
-        transport: str,
         keepalive: int | None = None,
     ) -> None:
         self.wire = wire
@@ -155,7 +140,6 @@ class Query:
         self.qclass = qclass
         self.edns = edns
         self.client = client
-        self.transport = transport
         self.keepalive = keepalive
 
 

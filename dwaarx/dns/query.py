@@ -38,12 +38,13 @@ _NOT_ASKED_FOR = frozenset((OPT, TKEY, TSIG, IXFR, AXFR))
 _LAST_ZERO = HEADER_SIZE + MAX_NAME - 1  # where the root label of the longest name stands
 
 
-def parse(wire: bytes, client: str, transport: str, keepalive: int = 0) -> Query | bytes | None:
+def parse(wire: bytes, client: str, keepalive: int | None = None) -> Query | bytes | None:
     """Read one message of a client; whatever its bytes are, nothing is raised.
 
     Returns a Query; or the answer to give at once (FORMERR, NOTIMP, REFUSED, BADVERS); or None
     for what cannot be answered: no whole header, or an answer instead of a query.
-    `keepalive` is the time to name to a "dot" client that asks, in units of 100 ms.
+    `keepalive` is the time to name to a client that asks for edns-tcp-keepalive, in units of
+    100 ms; None where that has no meaning (DoH: RFC 7828 speaks of the DNS over TCP alone).
     """
     size = len(wire)
     if size < HEADER_SIZE:
@@ -86,10 +87,9 @@ def parse(wire: bytes, client: str, transport: str, keepalive: int = 0) -> Query
         qclass,
         edns,
         client,
-        transport,
     )
     if edns is not None:
-        if edns.keepalive and transport == "dot":
+        if edns.keepalive:
             query.keepalive = keepalive
         if edns.version:
             return error(query, BADVERS)
@@ -105,13 +105,13 @@ def _read_records(wire: bytes, position: int, authorities: int, additionals: int
         for index in range(authorities + additionals):
             owner = position
             position = skip_name(wire, position)
-            kind, size, ttl, length = RECORD_FIXED.unpack_from(wire, position)
+            kind, _, ttl, length = RECORD_FIXED.unpack_from(wire, position)
             options = position + 10
             position = options + length
             if kind == OPT:
                 if edns is not None or index < authorities or wire[owner]:
                     raise MalformedMessageError("an OPT record out of place")
-                edns = Edns(ttl >> 16 & 0xFF, size, bool(ttl & DO), wire[options:position], owner)
+                edns = Edns(ttl >> 16 & 0xFF, bool(ttl & DO), wire[options:position])
     except (IndexError, struct.error):
         raise MalformedMessageError("a record cut off") from None
     if position != len(wire):

@@ -13,7 +13,7 @@ import dns.rdatatype
 import dns.rrset
 
 from dwaarx.config.model import Record
-from dwaarx.dns.answer import UDP_SIZE, Body, assemble, error
+from dwaarx.dns.answer import Body, assemble, error
 from dwaarx.dns.errors import ResolversError
 from dwaarx.dns.message import (
     AA,
@@ -192,9 +192,8 @@ def query_for_target(query: Query, alias: Alias) -> Query:
         question,
         query.qtype,
         query.qclass,
-        None if edns is None else Edns(0, UDP_SIZE, edns.dnssec_ok, b"", 0),
+        None if edns is None else Edns(0, edns.dnssec_ok, b""),
         query.client,
-        query.transport,
     )
 
 

@@ -151,6 +151,6 @@ def make(name: str = "www.example.org", kind: str = "A", **kw) -> dns.message.Me
 
 
 def query(name: str = "www.example.org", kind: str = "A", *, client="127.0.0.1", **kw) -> Query:
-    parsed = parse(make(name, kind, **kw).to_wire(), client, "dot", 600)
+    parsed = parse(make(name, kind, **kw).to_wire(), client, 600)
     assert isinstance(parsed, Query)
     return parsed

@@ -22,8 +22,8 @@ QUESTION = b"\3www\7Example\3org\0\0\1\0\1"
 OPT = b"\0\0\x29\4\xd0\0\0\0\0\0\0"
 
 
-def read(wire: bytes, transport: str = "dot") -> Query | bytes | None:
-    return parse(wire, "127.0.0.1", transport, 600)
+def read(wire: bytes, keepalive: int | None = 600) -> Query | bytes | None:
+    return parse(wire, "127.0.0.1", keepalive)
 
 
 def header(flags=0x0100, qd=1, an=0, ns=0, ar=0) -> bytes:
@@ -48,7 +48,7 @@ def test_a_plain_query():
     assert (query.qtype, query.qclass, query.flags) == (1, 1, 0x0100)
     assert query.edns is None
     assert query.keepalive is None
-    assert (query.client, query.transport) == ("127.0.0.1", "dot")
+    assert query.client == "127.0.0.1"
 
 
 def test_the_type_in_a_key_is_not_lower_cased():
@@ -64,14 +64,12 @@ def test_edns_is_read():
     edns = query.edns
     assert edns is not None
     assert (edns.version, edns.dnssec_ok, edns.padded, edns.keepalive) == (0, True, True, True)
-    assert query.wire[edns.position : edns.position + 3] == b"\0\0\x29"
-    assert len(edns.options) == 28
     assert query.keepalive == 600
 
 
 def test_keepalive_is_for_dot_only():
     wire = make(options=[dns.edns.GenericOption(11, b"")]).to_wire()
-    query = read(wire, "doh")
+    query = read(wire, None)
     assert isinstance(query, Query)
     assert query.keepalive is None
 
@@ -200,8 +198,8 @@ def test_every_cut_of_a_query_with_edns_is_answered():
 
 
 def check(wire: bytes) -> None:
-    for transport in ("dot", "doh"):
-        result = read(wire, transport)
+    for keepalive in (600, None):
+        result = read(wire, keepalive)
         if isinstance(result, bytes):
             assert result[:2] == wire[:2]
             dns.message.from_wire(result)
@@ -251,5 +249,5 @@ def test_as_dnspython_reads_it(parts, kind, number, want_dnssec, options):
     assert query.qclass == known.question[0].rdclass
     assert (query.edns is None) == (known.edns < 0)
     if query.edns is not None:
-        assert query.edns.udp_size == known.payload
+        assert query.edns.dnssec_ok == bool(known.ednsflags & dns.flags.DO)
         assert query.edns.padded == any(option.otype == 12 for option in known.options)
