@@ -20,12 +20,10 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
-    IConsumer,
     ILoggingContext,
     IPushProducer,
     IReactorTime,
     ISystemHandle,
-    ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
@@ -36,6 +34,7 @@ from dwaarx.console.answer import Answer, answer
 from dwaarx.console.evaluate import fresh
 from dwaarx.console.manhole import Terminal
 from dwaarx.deadline import Deadline
+from dwaarx.transport import Transport
 
 _log = Logger()
 
@@ -86,7 +85,7 @@ def parse_request(line: bytes) -> Request:
     raise RequestError('"mode" is "eval" or "terminal"')
 
 
-class UnixTransport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
+class UnixTransport(Transport, ISystemHandle):
     """What Twisted's connections on Unix sockets are."""
 
     disconnecting: bool

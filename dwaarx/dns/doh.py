@@ -6,9 +6,9 @@ import binascii
 from urllib.parse import unquote_to_bytes
 
 from dwaarx.dns.answer import freshness
-from dwaarx.dns.dot_connection import Resolver
 from dwaarx.dns.message import MAX_MESSAGE, Query
 from dwaarx.dns.query import parse
+from dwaarx.dns.resolver import Resolver
 from dwaarx.http.events import Fields
 from dwaarx.http.exchange import Exchange
 
@@ -27,8 +27,8 @@ _MAX_PARAMETER = (MAX_MESSAGE * 4 + 2) // 3
 class DohHandler:
     """Answers exchanges whose content is a DNS message, by GET, HEAD or POST."""
 
-    def __init__(self, forwarder: Resolver) -> None:
-        self._resolve = forwarder.resolve
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolve = resolver.resolve
 
     def handle(self, exchange: Exchange) -> None:
         """Answer a query at once, or as soon as its body or its answer is there."""

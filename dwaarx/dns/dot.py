@@ -1,12 +1,10 @@
-"""DNS over a stream, without the stream: octets in, messages out, and the limits of a session.
-
-Messages stand behind two octets of length (RFC 1035 section 4.2.2), in any number and cut
-anywhere (RFC 7766). `MessageStream` serves both ends, `DotSession` is the server's.
-"""
+"""The server's side of DNS over TLS, sans-io: octets in, messages out, and a session's limits."""
 
 from __future__ import annotations
 
 from enum import Enum, auto
+
+from dwaarx.dns.stream import MessageStream
 
 # How many queries of one connection may wait for an upstream at once. dnsperf and resolvers that
 # forward to us keep up to 100 under way; what comes beyond waits in the client's socket.
@@ -15,50 +13,6 @@ MAX_OUTSTANDING = 100
 # Answers are handed to the transport when so much of them has gathered, and not only at the end
 # of a turn: one read may hold 2,000 queries, each with an answer of up to 64 KiB.
 WRITE_SIZE = 262_144
-
-
-class MessageStream:
-    """Cuts a stream of octets into messages.
-
-    It holds at most one message and what one read brought beyond it, as long as `next` is
-    called until it returns None before more is read.
-    """
-
-    __slots__ = ("_buffer", "_position")
-
-    def __init__(self) -> None:
-        self._buffer = b""
-        self._position = 0
-
-    def receive(self, data: bytes) -> None:
-        """Take what the peer sent."""
-        if self._position < len(self._buffer):
-            self._buffer = self._buffer[self._position :] + data
-        else:
-            self._buffer = data
-        self._position = 0
-
-    def next(self) -> bytes | None:
-        """Return the next whole message, or None."""
-        start = self._position + 2
-        buffer = self._buffer
-        if start > len(buffer):
-            return None
-        end = start + (buffer[start - 2] << 8 | buffer[start - 1])
-        if end > len(buffer):
-            return None
-        self._position = end
-        return buffer[start:end]
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether octets are left that `next` has not returned."""
-        return self._position < len(self._buffer)
-
-
-def framed(message: bytes) -> bytes:
-    """Return a message behind its length."""
-    return len(message).to_bytes(2, "big") + message
 
 
 class Wait(Enum):

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol as Interface
 from typing import cast
 
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IPushProducer,
-    IReactorTime,
-)
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -17,24 +12,17 @@ from zope.interface import implementer
 from dwaarx.config.model import Timeouts
 from dwaarx.deadline import Deadline
 from dwaarx.dns.dot import DotSession, Wait
-from dwaarx.dns.lookup import Respond
 from dwaarx.dns.message import Query
 from dwaarx.dns.query import parse
-from dwaarx.dns.transport import StreamTransport
+from dwaarx.dns.resolver import Resolver
 from dwaarx.http.exchange import ConnectionInfo
+from dwaarx.transport import Transport
 
 # RFC 7828 counts in units of 100 ms, in 16 bits.
 _MAX_KEEPALIVE = 65_535
 
 # How long a transport may take over its orderly end before it is cut.
 _CLOSE_TIMEOUT = 5.0
-
-
-class Resolver(Interface):
-    """What answers queries: the forwarder."""
-
-    def resolve(self, query: Query, respond: Respond) -> None:
-        """Call `respond` with the answer, exactly once, now or later."""
 
 
 @implementer(IPushProducer)
@@ -63,8 +51,8 @@ class DotConnection(Protocol):
         self._closing = False
 
     @property
-    def _to(self) -> StreamTransport:
-        return cast("StreamTransport", self.transport)
+    def _to(self) -> Transport:
+        return cast("Transport", self.transport)
 
     def connectionMade(self) -> None:
         """Begin to wait for a query."""

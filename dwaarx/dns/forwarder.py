@@ -16,7 +16,7 @@ from dwaarx.dns import resolv
 from dwaarx.dns.acl import LOCAL_NETWORKS, AllowList
 from dwaarx.dns.answer import EDE_PROHIBITED, error
 from dwaarx.dns.errors import ResolversError
-from dwaarx.dns.lookup import Lookups, Pool, Respond
+from dwaarx.dns.lookup import Lookups, Pool
 from dwaarx.dns.message import REFUSED, Query
 from dwaarx.dns.policies import policy
 from dwaarx.dns.records import (
@@ -27,6 +27,7 @@ from dwaarx.dns.records import (
     local_answer,
     query_for_target,
 )
+from dwaarx.dns.resolver import Respond
 from dwaarx.dns.upstream import Upstream
 from dwaarx.reactor import Reactor
 
@@ -74,13 +75,6 @@ class Forwarder:
             {},
             (),
         )
-
-    def configure(self, resolvers: tuple[Resolvers, ...]) -> None:
-        """Put pools, records and allow list into force, live.
-
-        Raises ResolversError, and then nothing has changed.
-        """
-        self.apply(self.prepare(resolvers))
 
     def prepare(self, resolvers: tuple[Resolvers, ...]) -> Tables:
         """Return what `apply` puts into force, without changing anything.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -29,6 +29,7 @@ from dwaarx.dns.message import (
     Query,
 )
 from dwaarx.dns.policies import Policy
+from dwaarx.dns.resolver import Respond
 from dwaarx.dns.upstream import Upstream
 
 # How long one attempt may take: more than a recursive resolver usually needs for a name that it
@@ -50,8 +51,6 @@ MAX_OUTSTANDING_OF_CLIENT = 2_000
 
 # With these codes an upstream says that it will not or cannot do it; another one may.
 _TRY_NEXT = frozenset((FORMERR, SERVFAIL, NOTIMP, REFUSED, NOTAUTH))
-
-Respond = Callable[[bytes], None]
 
 
 @attrs.frozen

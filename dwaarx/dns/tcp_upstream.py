@@ -12,10 +12,10 @@ from dwaarx.config.model import Address
 from dwaarx.deadline import Deadline
 from dwaarx.dns.asking import matches_in_any_case
 from dwaarx.dns.channel import Asker
-from dwaarx.dns.dot import MessageStream, framed
 from dwaarx.dns.randomness import random16
-from dwaarx.dns.transport import StreamTransport
+from dwaarx.dns.stream import MessageStream, framed
 from dwaarx.reactor import Reactor
+from dwaarx.transport import Transport
 
 # A lookup gives up an attempt after 2 s; a connection that takes longer helps none of them.
 CONNECT_TIMEOUT = 2.0
@@ -60,7 +60,7 @@ class TcpConnection(Protocol):
         self.forget(asker)
         if self.transport is not None and self._heard < asker.sent:
             self.usable = False
-            cast("StreamTransport", self.transport).abortConnection()
+            cast("Transport", self.transport).abortConnection()
 
     def retire(self) -> None:
         """Take no more questions, and close when all are answered."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Protocol as Interface
 from typing import cast
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorTime
@@ -25,6 +24,7 @@ from dwaarx.http.fields import FieldError
 from dwaarx.http.h1 import H1Session, ResponseError
 from dwaarx.http.h1_exchange import H1Exchange
 from dwaarx.log import quiet_logger
+from dwaarx.transport import Transport
 
 _log = quiet_logger(__name__)
 _handling = _log.failureHandler("while a handler began to answer a request:")
@@ -41,20 +41,6 @@ FLUSH_MARK = 64 * 1024
 # cause takes our answer from it before it was read. The bytes are what socket buffers can hold.
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 16 * 1024 * 1024
-
-
-class _Transport(Interface):
-    """What is asked of a transport; loseWriteConnection of plain ones only."""
-
-    def write(self, data: bytes) -> None: ...
-    def writeSequence(self, data: list[bytes]) -> None: ...
-    def loseConnection(self) -> None: ...
-    def loseWriteConnection(self) -> None: ...
-    def abortConnection(self) -> None: ...
-    def registerProducer(self, producer: object, streaming: bool) -> None: ...
-    def unregisterProducer(self) -> None: ...
-    def pauseProducing(self) -> None: ...
-    def resumeProducing(self) -> None: ...
 
 
 class _State(Enum):
@@ -108,7 +94,7 @@ class H1Connection(Protocol):
 
     def connectionMade(self) -> None:
         """Wait for the first request."""
-        self._tcp = cast("_Transport", self.transport)
+        self._tcp = cast("Transport", self.transport)
         self._tcp.registerProducer(self, True)
         self._read_deadline.set(self._timeouts.read_header)
 

@@ -11,7 +11,8 @@ from twisted.internet import error
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
-from dwaarx.config.model import Address
+from dwaarx.config.model import Address, Resolvers
+from dwaarx.dns.forwarder import Forwarder
 from dwaarx.dns.message import Query
 from dwaarx.dns.query import parse
 
@@ -154,3 +155,7 @@ def query(name: str = "www.example.org", kind: str = "A", *, client="127.0.0.1",
     parsed = parse(make(name, kind, **kw).to_wire(), client, 600)
     assert isinstance(parsed, Query)
     return parsed
+
+
+def configure(forwarder: Forwarder, resolvers: tuple[Resolvers, ...]) -> None:
+    forwarder.apply(forwarder.prepare(resolvers))

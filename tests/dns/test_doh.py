@@ -13,7 +13,7 @@ from dwaarx.dns.doh import DohHandler, decode
 from dwaarx.dns.forwarder import Forwarder
 from dwaarx.http.events import RequestHead
 from dwaarx.http.exchange import ConnectionInfo, Exchange
-from tests.dns.fakes import Reactor, make
+from tests.dns.fakes import Reactor, configure, make
 
 INFO = ConnectionInfo("127.0.0.1", 4000, "127.0.0.1", 443, secure=True)
 
@@ -79,7 +79,7 @@ class Resolver:
 @pytest.fixture
 def forwarder(tmp_path):
     forwarder = Forwarder(Reactor(), tmp_path / "none")
-    forwarder.configure((Resolvers(records=(Record("hello.test", "A", "127.0.0.1", 300),)),))
+    configure(forwarder, (Resolvers(records=(Record("hello.test", "A", "127.0.0.1", 300),)),))
     return forwarder
 
 

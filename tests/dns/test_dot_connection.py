@@ -13,7 +13,7 @@ from dwaarx.dns.dot import MAX_OUTSTANDING, WRITE_SIZE
 from dwaarx.dns.dot_connection import DotConnection
 from dwaarx.dns.forwarder import Forwarder
 from dwaarx.http.exchange import ConnectionInfo
-from tests.dns.fakes import Reactor, Transport, frame, make, unframe
+from tests.dns.fakes import Reactor, Transport, configure, frame, make, unframe
 
 INFO = ConnectionInfo("127.0.0.1", 4000, "127.0.0.1", 853, secure=True)
 TIMEOUTS = Timeouts(read_header=10, idle=60)
@@ -119,7 +119,7 @@ def test_what_cannot_be_answered_ends_the_connection(peer, message):
 def test_keepalive_names_our_idle_time(tmp_path):
     reactor = Reactor()
     forwarder = Forwarder(reactor, tmp_path / "none")
-    forwarder.configure((Resolvers(records=(Record("a.test", "A", "127.0.0.1"),)),))
+    configure(forwarder, (Resolvers(records=(Record("a.test", "A", "127.0.0.1"),)),))
     transport = Transport()
     connection = DotConnection(INFO, forwarder, TIMEOUTS, reactor)
     connection.makeConnection(transport)

@@ -11,7 +11,7 @@ from dwaarx.config.model import Address, DnsUpstream, Record, Resolvers
 from dwaarx.dns import lookup, udp_upstream
 from dwaarx.dns.errors import ResolversError
 from dwaarx.dns.forwarder import Forwarder
-from tests.dns.fakes import Reactor, TcpPeer, UdpServer, answer_to, query
+from tests.dns.fakes import Reactor, TcpPeer, UdpServer, answer_to, configure, query
 
 DEAD = Address("192.0.2.1", 53)
 
@@ -53,7 +53,7 @@ def use(forwarder, *servers, **kw) -> None:
             one = DnsUpstream("tcp", one)
         made.append(one)
     kw.setdefault("policy", "first")
-    forwarder.configure((Resolvers(upstreams=tuple(made), **kw),))
+    configure(forwarder, (Resolvers(upstreams=tuple(made), **kw),))
 
 
 class Client:
@@ -644,14 +644,15 @@ def test_tcp_answers_in_turn_after_a_timeout_over_udp(forwarder, reactor, server
 
 
 def pools(forwarder, default, *others) -> None:
-    forwarder.configure(
+    configure(
+        forwarder,
         (
             Resolvers(upstreams=(DnsUpstream("auto", default.address),)),
             *(
                 Resolvers(suffixes=suffixes, upstreams=(DnsUpstream("auto", server.address),))
                 for suffixes, server in others
             ),
-        )
+        ),
     )
 
 
@@ -708,15 +709,15 @@ def warnings():
 
 def test_the_systems_resolvers(forwarder, tmp_path, warnings):
     (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.53\nnameserver ::1\n")
-    forwarder.configure(())
+    configure(forwarder, ())
     assert [status.name for status in forwarder.servers()] == ["192.0.2.53:53", "[::1]:53"]
-    forwarder.configure((Resolvers(suffixes=("corp.example",)),))
+    configure(forwarder, (Resolvers(suffixes=("corp.example",)),))
     assert [status.pool for status in forwarder.servers()] == ["corp.example"] * 2 + [""] * 2
     assert warnings == []
 
 
 def test_no_resolvers_at_all(forwarder, warnings):
-    forwarder.configure((Resolvers(records=(Record("hello.test", "A", "127.0.0.1"),)),))
+    configure(forwarder, (Resolvers(records=(Record("hello.test", "A", "127.0.0.1"),)),))
     assert len(warnings) == 1
     assert Client(forwarder, "hello.test").text == "127.0.0.1"
     assert Client(forwarder, edns=True).failure == ("SERVFAIL", 22)
@@ -786,7 +787,7 @@ def test_what_comes_back_before_it_has_finished_stays(forwarder, reactor, server
 def test_a_wrong_configuration_changes_nothing(forwarder, reactor, server, wrong):
     use(forwarder, server)
     with pytest.raises(ResolversError):
-        forwarder.configure((wrong,))
+        configure(forwarder, (wrong,))
     client = Client(forwarder)
     server.answer("www.example.org. 30 A 192.0.2.10")
     reactor.turn()
