@@ -12,11 +12,12 @@ from cryptography.x509 import ocsp
 from dwaarx.certs.errors import CertificateError, OcspError
 from dwaarx.certs.files import MAX_STAPLE, read_staple
 from dwaarx.certs.pair import KeyPair, load_pair
-from dwaarx.certs.storage import read_file, reason_of
+from dwaarx.certs.storage import read_file
 from dwaarx.config import load
 from dwaarx.config.errors import ConfigError, Problem
 from dwaarx.config.model import CertificateFiles, Config, ConsoleSsh, Location, Site
 from dwaarx.plan import PlanError, make_plan
+from dwaarx.words import reason_of, utc
 
 
 def check(path: str | Path) -> tuple[list[Problem], list[Problem]]:
@@ -108,9 +109,9 @@ class _Checker:
         certificate = pair.certificate
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if end < self._now:
-            yield f"{files.certificate} expired at {end:%Y-%m-%d %H:%M:%S} UTC"
+            yield f"{files.certificate} expired at {utc(end)}"
         if begin > self._now:
-            yield f"{files.certificate} is not valid before {begin:%Y-%m-%d %H:%M:%S} UTC"
+            yield f"{files.certificate} is not valid before {utc(begin)}"
         if pair.issuer is None and certificate.issuer != certificate.subject:
             yield (
                 f"{files.certificate} does not hold its issuer's certificate: append it, for "

@@ -16,6 +16,7 @@ from dwaarx.config.expand import BadTextError, decode
 from dwaarx.config.fmt import format_text
 from dwaarx.config.model import Config, Location
 from dwaarx.config.reader import load_text
+from dwaarx.words import reason_of
 
 _DEFAULT = "default: ./Dwaarfile, then /etc/dwaarx/Dwaarfile"
 
@@ -131,12 +132,12 @@ def _overwrite(path: Path, text: str) -> int:
         before = target.stat()
         write_atomic(target, text.encode(), before.st_mode & 0o7777)
     except OSError as error:
-        _print(sys.stderr, f"{path}: cannot be written: {error.strerror or error}")
+        _print(sys.stderr, f"{path}: cannot be written: {reason_of(error)}")
         return 1
     try:
         os.chown(target, before.st_uid, before.st_gid)
     except OSError as error:
-        _print(sys.stderr, f"{path}: its owner is now you: {error.strerror or error}")
+        _print(sys.stderr, f"{path}: its owner is now you: {reason_of(error)}")
         return 1
     return 0
 
@@ -169,7 +170,7 @@ def _output(text: str) -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
-        raise _OutputError(error.strerror or str(error)) from error
+        raise _OutputError(reason_of(error)) from error
 
 
 def _print(stream: TextIO, *lines: str) -> None:

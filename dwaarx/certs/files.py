@@ -9,8 +9,9 @@ from dwaarx.certs import ocsp
 from dwaarx.certs.errors import CertificateError, CertificateErrors, OcspError, Refusal
 from dwaarx.certs.ocsp import Staple
 from dwaarx.certs.pair import KeyPair, load_pair
-from dwaarx.certs.storage import read_file, reason_of
+from dwaarx.certs.storage import read_file
 from dwaarx.config.model import CertificateFiles
+from dwaarx.words import reason_of, utc
 
 # A response by a delegate with an RSA 4096 certificate is about 4 KiB; every handshake carries it.
 MAX_STAPLE = 1 << 16
@@ -79,7 +80,5 @@ def _verified(data: bytes, files: CertificateFiles, pair: KeyPair, now: datetime
     staple = ocsp.verify(data, pair.certificate, pair.issuer, now)
     # Verification forgives five minutes, because clocks differ; sending does not.
     if staple.end <= now:
-        raise OcspError(
-            Refusal.EXPIRED, f"the response expired at {staple.end:%Y-%m-%d %H:%M:%S} UTC"
-        )
+        raise OcspError(Refusal.EXPIRED, f"the response expired at {utc(staple.end)}")
     return staple

@@ -11,16 +11,17 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from twisted.logger import Logger
 
 from dwaarx.certs import ocsp_sign, schedule
 from dwaarx.certs.errors import CertificateError
-from dwaarx.certs.pair import KeyPair, issued_by, load_pair
-from dwaarx.certs.storage import Storage, reason_of
-from dwaarx.tls.policy import PrivateKey
+from dwaarx.certs.matching import issued_by
+from dwaarx.certs.pair import KeyPair, load_pair
+from dwaarx.certs.storage import Storage
+from dwaarx.words import reason_of
 
 _log = Logger()
 
@@ -222,7 +223,7 @@ class InternalCA:
             .add_extension(usage, critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(_authority_key_identifier(root.certificate), critical=False)
-            .sign(root.key, _signature_hash(root.key))
+            .sign(root.key, ocsp_sign.signature_hash(root.key))
         )
         return KeyPair(certificate, (root.certificate,), key)
 
@@ -268,10 +269,6 @@ def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIden
         digest = hashlib.sha256(issuer.public_bytes(Encoding.DER)).digest()[:20]
         return x509.AuthorityKeyIdentifier(digest, None, None)
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(extension.value)
-
-
-def _signature_hash(key: PrivateKey) -> hashes.SHA256 | None:
-    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
 
 
 def _is_root(certificate: x509.Certificate) -> bool:

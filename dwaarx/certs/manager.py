@@ -23,11 +23,11 @@ from dwaarx.certs.status import (
     name_of,
     path_of,
     status_of,
-    utc,
 )
 from dwaarx.certs.storage import Storage
 from dwaarx.certs.store import Identity, Slot
 from dwaarx.config.model import CertificateFiles, CertificateSource, InternalCertificate
+from dwaarx.words import utc
 
 _log = Logger()
 

@@ -17,7 +17,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 
 from dwaarx.certs.der import singles_with_critical_extensions
 from dwaarx.certs.errors import OcspError, Refusal
-from dwaarx.certs.pair import issued_by
+from dwaarx.certs.matching import issued_by
+from dwaarx.words import utc
 
 T = TypeVar("T", bound=x509.ExtensionType)
 
@@ -43,7 +44,6 @@ class Staple:
     der: bytes = attrs.field(repr=False)
     this_update: datetime
     next_update: datetime
-    produced_at: datetime
     end: datetime
 
 
@@ -71,7 +71,6 @@ def verify(
             response_der,
             single.this_update_utc,
             next_update,
-            response.produced_at_utc,
             min(next_update, certificate.not_valid_after_utc),
         )
 
@@ -221,9 +220,9 @@ def _check_delegate(delegate: x509.Certificate, issuer: x509.Certificate, now: d
         if extension.critical and isinstance(extension.value, x509.UnrecognizedExtension):
             raise refuse("has a critical extension that is not known here", Refusal.UNSUPPORTED)
     if now + SKEW < delegate.not_valid_before_utc:
-        raise refuse(f"is not valid before {_utc(delegate.not_valid_before_utc)}")
+        raise refuse(f"is not valid before {utc(delegate.not_valid_before_utc)}")
     if now - SKEW > delegate.not_valid_after_utc:
-        raise refuse(f"expired at {_utc(delegate.not_valid_after_utc)}")
+        raise refuse(f"expired at {utc(delegate.not_valid_after_utc)}")
 
 
 def _extension(certificate: x509.Certificate, kind: type[T]) -> T | None:
@@ -294,7 +293,7 @@ def _check_status(single: ocsp.OCSPSingleResponse) -> None:
     status = single.certificate_status
     if status is ocsp.OCSPCertStatus.REVOKED:
         when = single.revocation_time_utc
-        since = f" since {_utc(when)}" if when is not None else ""
+        since = f" since {utc(when)}" if when is not None else ""
         reason = _revocation_reason(single)
         why = f" ({reason.value})" if reason is not None else ""
         raise OcspError(Refusal.REVOKED, f"the certificate is revoked{since}{why}")
@@ -317,14 +316,10 @@ def _check_dates(single: ocsp.OCSPSingleResponse, now: datetime) -> datetime:
     if this_update > next_update:
         raise OcspError(
             Refusal.MALFORMED,
-            f"the response ends ({_utc(next_update)}) before it begins ({_utc(this_update)})",
+            f"the response ends ({utc(next_update)}) before it begins ({utc(this_update)})",
         )
     if this_update > now + SKEW:
-        raise OcspError(Refusal.NOT_YET, f"the response is not valid before {_utc(this_update)}")
+        raise OcspError(Refusal.NOT_YET, f"the response is not valid before {utc(this_update)}")
     if next_update < now - SKEW:
-        raise OcspError(Refusal.EXPIRED, f"the response expired at {_utc(next_update)}")
+        raise OcspError(Refusal.EXPIRED, f"the response expired at {utc(next_update)}")
     return next_update
-
-
-def _utc(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -13,10 +13,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from dwaarx.certs.errors import CertificateError, OcspError, Refusal
+from dwaarx.certs.matching import issued_by, keys_match
 from dwaarx.certs.ocsp import SKEW, Staple, verify
-from dwaarx.certs.pair import issued_by, keys_match, load_certificates, load_key
-from dwaarx.certs.storage import reason_of, write_atomic
+from dwaarx.certs.pair import load_certificates, load_key
+from dwaarx.certs.storage import write_atomic
 from dwaarx.tls.policy import PrivateKey
+from dwaarx.words import reason_of, utc
 
 # curl up to 8, and others, look their certificate up by a SHA-1 CertID only; those who accept
 # another hash accept this one too. It only names the certificate; the signature is SHA-256.
@@ -51,7 +53,7 @@ def generate(
         detail = (
             "it has that CA's name, but another key signed it"
             if by_name
-            else (f"its issuer is {certificate.issuer.rfc4514_string()!r}")
+            else f"its issuer is {certificate.issuer.rfc4514_string()!r}"
         )
         raise OcspError(
             Refusal.NO_ISSUER, f"the certificate was not issued by the CA {_name(issuer)}: {detail}"
@@ -61,7 +63,7 @@ def generate(
     if next_update <= now:
         raise OcspError(
             Refusal.EXPIRED,
-            f"the certificate expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC",
+            f"the certificate expired at {utc(certificate.not_valid_after_utc)}",
         )
     builder = (
         ocsp.OCSPResponseBuilder()
@@ -77,11 +79,15 @@ def generate(
         )
         .responder_id(ocsp.OCSPResponderEncoding.HASH, issuer)
     )
-    algorithm = None if isinstance(issuer_key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     try:
-        return builder.sign(issuer_key, algorithm).public_bytes(Encoding.DER)
+        return builder.sign(issuer_key, signature_hash(issuer_key)).public_bytes(Encoding.DER)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise OcspError(Refusal.UNSUPPORTED, f"the response cannot be signed: {error}") from error
+
+
+def signature_hash(key: PrivateKey) -> hashes.SHA256 | None:
+    """Return what a CA's key signs with; Ed25519 has a hash of its own."""
+    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
 
 
 def generate_to_file(

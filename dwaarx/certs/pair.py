@@ -8,20 +8,20 @@ from pathlib import Path
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
     load_pem_private_key,
 )
 
 from dwaarx.certs.errors import CertificateError
-from dwaarx.certs.storage import read_file, reason_of
+from dwaarx.certs.matching import PARSE_ERRORS, issued_by, keys_match
+from dwaarx.certs.storage import read_file
 from dwaarx.tls.policy import PrivateKey
+from dwaarx.words import reason_of
 
 # Shorter keys are refused by browsers, and by OpenSSL at its default security level 2 (112 bits).
 MIN_RSA_BITS = 2048
@@ -29,9 +29,6 @@ _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _ACCEPTED = f"RSA of at least {MIN_RSA_BITS} bits, ECDSA P-256, P-384 or P-521, or Ed25519"
 
 _PEM_END = re.compile(rb"-----END [A-Z0-9 ]+-----")
-
-# What cryptography raises for a certificate that is not as it should be.
-_PARSE_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension)
 
 
 @attrs.frozen(slots=False)  # slots would leave no room for the cached properties
@@ -96,15 +93,6 @@ def key_name(key: PrivateKey) -> str:
     return "Ed25519"
 
 
-def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether `issuer` signed `certificate`: the names and the signature say so."""
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (*_PARSE_ERRORS, InvalidSignature):
-        return False
-    return True
-
-
 def load_pair(certificate: Path, key: Path) -> KeyPair:
     """Read a chain (PEM, leaf first) and its key (PEM: PKCS #8, PKCS #1 or SEC 1).
 
@@ -123,21 +111,17 @@ def load_pair(certificate: Path, key: Path) -> KeyPair:
     try:
         # Read here, so that what is wrong in an extension is known before it is served.
         _ = pair.names, pair.must_staple
-    except _PARSE_ERRORS as error:
+    except PARSE_ERRORS as error:
         raise CertificateError(certificate, f"has an extension that is wrong: {error}") from error
     return pair
 
 
 def load_certificates(path: Path) -> list[x509.Certificate]:
     """Read the certificates of a PEM file, at least one; raises CertificateError."""
-    data = _read(path)
-    if b"-----BEGIN " not in data:
-        raise CertificateError(path, "holds no PEM certificate" if data else "is empty")
-    if _is_cut_off(data):
-        raise CertificateError(path, "is cut off: it has a PEM block without an end")
+    data = _read_pem(path, "certificate")
     try:
         return x509.load_pem_x509_certificates(data)
-    except _PARSE_ERRORS as error:
+    except PARSE_ERRORS as error:
         raise CertificateError(
             path, f"holds no usable PEM certificate: {_first_sentence(error)}"
         ) from error
@@ -153,11 +137,7 @@ def _is_cut_off(data: bytes) -> bool:
 
 def load_key(path: Path) -> PrivateKey:
     """Read the first private key of a PEM file; raises CertificateError."""
-    data = _read(path)
-    if b"-----BEGIN " not in data:
-        raise CertificateError(path, "holds no PEM key" if data else "is empty")
-    if _is_cut_off(data):
-        raise CertificateError(path, "is cut off: it has a PEM block without an end")
+    data = _read_pem(path, "key")
     try:
         key = load_pem_private_key(data, password=None)
     except TypeError as error:
@@ -185,18 +165,6 @@ def load_key(path: Path) -> PrivateKey:
     raise CertificateError(path, f"is a key of another type, accepted is {_ACCEPTED}")
 
 
-def keys_match(key: PrivateKey, certificate: x509.Certificate) -> bool:
-    """Whether `key` is the private half of the certificate's public key."""
-    try:
-        return _spki(key.public_key()) == _spki(certificate.public_key())
-    except (ValueError, UnsupportedAlgorithm):
-        return False  # a certificate with a key that cannot be read has another key
-
-
-def _spki(key: PublicKeyTypes) -> bytes:
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
 def _path(leaf: x509.Certificate, others: list[x509.Certificate]) -> tuple[x509.Certificate, ...]:
     """Follow the issuers upwards; each certificate is used once, so cross-signs end too."""
     path: list[x509.Certificate] = []
@@ -212,11 +180,16 @@ def _path(leaf: x509.Certificate, others: list[x509.Certificate]) -> tuple[x509.
     return tuple(path)
 
 
-def _read(path: Path) -> bytes:
+def _read_pem(path: Path, what: str) -> bytes:
     try:
-        return read_file(path)
+        data = read_file(path)
     except OSError as error:
         raise CertificateError(path, f"cannot be read: {reason_of(error)}") from error
+    if b"-----BEGIN " not in data:
+        raise CertificateError(path, f"holds no PEM {what}" if data else "is empty")
+    if _is_cut_off(data):
+        raise CertificateError(path, "is cut off: it has a PEM block without an end")
+    return data
 
 
 def _first_sentence(error: Exception) -> str:

@@ -10,6 +10,7 @@ import attrs
 from dwaarx.certs.pair import key_name
 from dwaarx.certs.store import Identity, Slot
 from dwaarx.config.model import CertificateSource, InternalCertificate
+from dwaarx.words import utc
 
 
 @attrs.frozen
@@ -43,11 +44,6 @@ class CertificateStatus:
     staple: str
     why_not_stapled: str
     next_attempt: datetime | None
-
-
-def utc(moment: datetime) -> str:
-    """Write a time for people."""
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def path_of(source: CertificateSource, index: int = 0) -> Path | None:

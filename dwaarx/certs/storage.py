@@ -21,11 +21,6 @@ class FileTooLargeError(OSError):
     """The file holds more than the reader is willing to take."""
 
 
-def reason_of(error: OSError) -> str:
-    """Say what an OSError means, without the path and errno that `str` adds."""
-    return error.strerror or str(error)
-
-
 def read_file(path: Path, limit: int = MAX_FILE) -> bytes:
     """Return the contents of a file of at most `limit` bytes; raises OSError.
 

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from dwaarx.words import reason_of
+
 # The service accepts at once, unless it is stopped or its backlog full.
 CONNECT_TIME = 10.0
 CHUNK = 65_536
@@ -57,7 +59,7 @@ def _connect(path: Path) -> socket.socket:
         ) from None
     except OSError as error:
         connection.close()
-        raise ClientError(f"cannot open {path}: {error.strerror or error}") from error
+        raise ClientError(f"cannot open {path}: {reason_of(error)}") from error
     # An answer takes as long as it takes; Ctrl-C ends the wait.
     connection.settimeout(None)
     return connection

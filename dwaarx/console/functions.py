@@ -28,6 +28,7 @@ from dwaarx.console.errors import ConsoleError
 from dwaarx.console.table import Report, Table
 from dwaarx.frontend import Frontend
 from dwaarx.listening import BindStatus
+from dwaarx.words import utc
 
 TLS_PORT = 853
 DOH_PORT = 443
@@ -125,7 +126,7 @@ class Console:
         except (TypeError, ValueError) as error:
             # Only of days and minutes; a file at fault is told by an error of its own.
             raise ConsoleError(str(error)) from error
-        return Report(f"wrote {paths[3]}: good until {staple.end:%Y-%m-%d %H:%M:%S UTC}")
+        return Report(f"wrote {paths[3]}: good until {utc(staple.end)}")
 
     def reloadAllCertificates(self) -> Report:
         """Read every certificate, key and OCSP response again; open connections go on.

@@ -43,6 +43,7 @@ from dwaarx.console.manhole import Terminal
 from dwaarx.console.ssh_keys import SIGNATURES, AuthorizedKeys, Checker, fingerprint, host_key
 from dwaarx.deadline import Deadline
 from dwaarx.reactor import Reactor
+from dwaarx.words import reason_of
 
 _log = Logger()
 
@@ -316,7 +317,7 @@ class SshConsole(Service):
         try:
             key = host_key(Storage(storage_path))
         except OSError as error:
-            raise ConsoleError(f"{storage_path}: cannot be made: {error.strerror}") from error
+            raise ConsoleError(f"{storage_path}: cannot be made: {reason_of(error)}") from error
         portal = Portal(ConsoleRealm(namespace, reactor), [checker])
         self._factory = ConsoleSshFactory(portal, key, reactor)
         self._fingerprint = fingerprint(key)

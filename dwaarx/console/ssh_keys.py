@@ -21,6 +21,7 @@ from zope.interface import implementer
 from dwaarx.certs.storage import Storage, read_file
 from dwaarx.console.errors import ConsoleError
 from dwaarx.console.evaluate import Attempt
+from dwaarx.words import reason_of
 
 _log = Logger()
 
@@ -49,7 +50,7 @@ def read_authorized_keys(path: Path) -> tuple[list[Key], list[str]]:
             raise ConsoleError(f"{path}: others than its owner may write it")
         data = read_file(path)
     except OSError as error:
-        raise ConsoleError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise ConsoleError(f"{path}: cannot be read: {reason_of(error)}") from error
     keys: list[Key] = []
     problems: list[str] = []
     for number, raw in enumerate(data.splitlines(), 1):
@@ -107,10 +108,10 @@ def host_key(storage: Storage) -> Key:
         try:
             storage.write(HOST_KEY, made.toString("openssh"))
         except OSError as error:
-            raise ConsoleError(f"{path}: cannot be written: {error.strerror or error}") from error
+            raise ConsoleError(f"{path}: cannot be written: {reason_of(error)}") from error
         return made
     except OSError as error:
-        raise ConsoleError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise ConsoleError(f"{path}: cannot be read: {reason_of(error)}") from error
     with Attempt():
         key: Key = Key.fromString(data, "private_openssh")
         if key.sshType() == b"ssh-ed25519":

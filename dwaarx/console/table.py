@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
+from dwaarx.words import utc
+
 GAP = "  "
 NO_ROWS = "(none)"
 ABSENT = "-"
@@ -81,7 +83,7 @@ def _text(value: object) -> str:
             return ABSENT
         case datetime():
             # A naive time would be read as local time here, which is what it then is.
-            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            return utc(value.astimezone(UTC))
         case bool():
             return "yes" if value else "no"
         case float():

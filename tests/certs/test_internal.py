@@ -13,8 +13,8 @@ from twisted.logger import capturedLogs
 from dwaarx.certs import schedule
 from dwaarx.certs.errors import CertificateError
 from dwaarx.certs.internal import InternalCA
+from dwaarx.certs.matching import issued_by
 from dwaarx.certs.ocsp import verify
-from dwaarx.certs.pair import issued_by
 from dwaarx.certs.storage import Storage
 from tests.certs import pki
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from dwaarx.certs.errors import CertificateError
-from dwaarx.certs.pair import issued_by, key_name, load_certificates, load_key, load_pair
+from dwaarx.certs.pair import key_name, load_certificates, load_key, load_pair
 from dwaarx.certs.storage import MAX_FILE
 from tests.certs import pki
 
@@ -118,13 +118,6 @@ def test_must_staple(tmp_path, root):
     )
     written = other.write(tmp_path)
     assert not load_pair(written.certificate, written.key).must_staple
-
-
-def test_issued_by_looks_at_the_signature(root, intermediate):
-    impostor = pki.make_ca("Root")
-    assert issued_by(intermediate.certificate, root.certificate)
-    assert not issued_by(intermediate.certificate, impostor.certificate)
-    assert not issued_by(root.certificate, intermediate.certificate)
 
 
 def refused(certificate, key):

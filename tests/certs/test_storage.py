@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from twisted.logger import capturedLogs, formatEvent
 
-from dwaarx.certs.storage import FileTooLargeError, Storage, read_file, reason_of, write_atomic
+from dwaarx.certs.storage import FileTooLargeError, Storage, read_file, write_atomic
+from dwaarx.words import reason_of
 
 
 def mode_of(path: Path) -> int:
