@@ -16,6 +16,7 @@ from dwaarx.config.expand import BadTextError, decode
 from dwaarx.config.fmt import format_text
 from dwaarx.config.model import Config, Location
 from dwaarx.config.reader import load_text
+from dwaarx.console import SOCKET_NAME, client
 from dwaarx.words import reason_of
 
 _DEFAULT = "default: ./Dwaarfile, then /etc/dwaarx/Dwaarfile"
@@ -143,16 +144,13 @@ def _overwrite(path: Path, text: str) -> int:
 
 
 def _console(options: argparse.Namespace) -> int:
-    # It needs Twisted's terminal, which the other commands do without.
-    from dwaarx.console import client
-
     if options.socket:
         socket = Path(options.socket)
     else:
         try:
-            socket = load(options.config or default_path()).storage / "console.sock"
+            socket = load(options.config or default_path()).storage / SOCKET_NAME
         except ConfigError as error:
-            hint = "dwaarx console: --socket STORAGE/console.sock does without the Dwaarfile"
+            hint = f"dwaarx console: --socket STORAGE/{SOCKET_NAME} does without the Dwaarfile"
             _print(sys.stderr, str(error), hint)
             return 1
     return client.run(socket, options.expression)

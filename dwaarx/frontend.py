@@ -7,7 +7,7 @@ in place and cannot fail. The start, a reload and each addition on the console a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -25,12 +25,11 @@ from dwaarx.config.model import (
     CertificateSource,
     Config,
     DnsOverHttps,
-    Handle,
     Location,
     ReverseProxy,
-    Route,
     Site,
     SiteAddress,
+    every_route,
 )
 from dwaarx.dns.doh import DohHandler
 from dwaarx.dns.forwarder import Forwarder
@@ -218,7 +217,7 @@ class Frontend(MultiService):
                     listener = RunningListener(each, self._reactor, self._base, self.forwarder)
                     listener.update(each, config.timeouts, identities, handlers)
                     undo.callback(listener.yield_address)
-                    listener.listen(self._reactor, bind_stream(address.host, address.port))
+                    listener.listen(self._reactor, bind_stream(address))
                     opened[address] = listener
             undo.pop_all()
         # From here on nothing fails.
@@ -273,7 +272,7 @@ class Frontend(MultiService):
     def _come_back(self, listener: RunningListener) -> None:
         address = listener.plan.address
         try:
-            listener.listen(self._reactor, bind_stream(address.host, address.port))
+            listener.listen(self._reactor, bind_stream(address))
         except (BindError, OSError) as error:
             # Another process was quicker, or the process has no descriptor left. The reason for
             # coming back is to be raised all the same.
@@ -319,11 +318,10 @@ def _sources(plan: dict[Address, ListenerPlan]) -> list[CertificateSource]:
 
 
 def _upstreams(sites: Sequence[Site]) -> set[Address]:
-    def walk(routes: Sequence[Route]) -> Iterator[Address]:
-        for route in routes:
-            if isinstance(route, ReverseProxy):
-                yield from route.upstreams
-            elif isinstance(route, Handle):
-                yield from walk(route.routes)
-
-    return {address for site in sites for address in walk(site.routes)}
+    return {
+        address
+        for site in sites
+        for route in every_route(site.routes)
+        if isinstance(route, ReverseProxy)
+        for address in route.upstreams
+    }

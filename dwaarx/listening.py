@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorSocket, IReactorTime
 
 from dwaarx.certs.store import Identity
-from dwaarx.config.model import CertificateSource, DnsOverHttps, Handle, Route, Site, Timeouts
+from dwaarx.config.model import CertificateSource, DnsOverHttps, Site, Timeouts, every_route
 from dwaarx.dns.dot_connection import DotConnection
 from dwaarx.dns.forwarder import Forwarder
 from dwaarx.http.answers import HttpsRedirect
@@ -128,7 +128,13 @@ class RunningListener:
         """Say what it serves and has served."""
         plan = self.plan
         paths = tuple(
-            dict.fromkeys(path for served in plan.sites for path in _doh_paths(served.site.routes))
+            dict.fromkeys(
+                path
+                for served in plan.sites
+                for route in every_route(served.site.routes)
+                if isinstance(route, DnsOverHttps)
+                for path in route.paths
+            )
         )
         protocols: tuple[str, ...] = ()
         if plan.sites:
@@ -169,16 +175,6 @@ class RunningListener:
         if protocol == b"h2":
             return H2Connection(info, self._router, self._timeouts, self._clock)
         return H1Connection(info, self._router, self._timeouts, self._clock)
-
-
-def _doh_paths(routes: tuple[Route, ...]) -> tuple[str, ...]:
-    paths: tuple[str, ...] = ()
-    for route in routes:
-        if isinstance(route, DnsOverHttps):
-            paths += route.paths
-        elif isinstance(route, Handle):
-            paths += _doh_paths(route.routes)
-    return paths
 
 
 def _source_name(source: CertificateSource) -> str:

@@ -14,7 +14,7 @@ from dwaarx.config.model import Address, CertificateSource, Config, ConsoleSsh, 
 HTTP_PROTOCOLS = (b"h2", b"http/1.1", b"http/1.0")
 DOT_PROTOCOL = b"dot"
 
-# Who asked for a listener, as showBinds() says it; a site added live has CONSOLE as its file.
+# Who asked for a listener, as showBinds() says it.
 DWAARFILE = "Dwaarfile"
 CONSOLE = "console"
 
@@ -86,9 +86,7 @@ class _Planner:
         self.drafts: dict[Address, _Draft] = {}
         self.problems: list[Problem] = []
 
-    def draft(self, address: Address, site: Site, *, tls: bool) -> _Draft | None:
-        live = site.location is not None and site.location.file == CONSOLE
-        origin = CONSOLE if live else DWAARFILE
+    def draft(self, address: Address, site: Site, origin: str, *, tls: bool) -> _Draft | None:
         draft = self.drafts.setdefault(address, _Draft(address, tls, origin, site))
         if draft.tls is not tls:
             words = ("plain HTTP", "TLS") if tls else ("TLS", "plain HTTP")
@@ -103,12 +101,12 @@ class _Planner:
     def binds(self, site: Site) -> Sequence[str]:
         return site.bind or self.config.bind or ("",)
 
-    def add(self, site: Site) -> None:
+    def add(self, site: Site, origin: str) -> None:
         """Add a site's own listeners, not the redirects to it."""
         for at in site.addresses:
             for host in self.binds(site):
                 address = Address(host, at.port)
-                draft = self.draft(address, site, tls=at.tls)
+                draft = self.draft(address, site, origin, tls=at.tls)
                 if draft is None:
                     continue
                 if at.host in draft.sites:
@@ -118,7 +116,7 @@ class _Planner:
                 if at.tls:
                     self.name(draft, at.host, site, HTTP_PROTOCOLS)
         for address in site.dns_over_tls:
-            draft = self.draft(address, site, tls=True)
+            draft = self.draft(address, site, origin, tls=True)
             if draft is None:
                 continue
             draft.dot = True
@@ -196,8 +194,10 @@ def make_plan(config: Config, additions: Sequence[Site] = ()) -> dict[Address, L
     on one, or addresses that overlap (also the console's).
     """
     planner = _Planner(config)
-    for site in (*config.sites, *additions):
-        planner.add(site)
+    for site in config.sites:
+        planner.add(site, DWAARFILE)
+    for site in additions:
+        planner.add(site, CONSOLE)
     if config.http_port and config.redirect_http:
         for site in config.sites:
             planner.redirects(site)

@@ -231,8 +231,8 @@ def test_a_socket_that_cannot_be_adopted_changes_nothing(
 def test_an_address_that_does_not_come_back_is_told(
     frontend: Frontend, folder: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def taken(host: str, port: int) -> socket.socket:
-        raise BindError(host, port, OSError(errno.EADDRINUSE, ""))
+    def taken(address: Address) -> socket.socket:
+        raise BindError(address, OSError(errno.EADDRINUSE, "Address already in use"))
 
     told: list[LogEvent] = []
     monkeypatch.setattr("dwaarx.frontend.bind_stream", taken)

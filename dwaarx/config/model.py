@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
@@ -149,6 +150,14 @@ class Handle:
 
 
 Route = ChangeHeaders | Redirect | Respond | ReverseProxy | DnsOverHttps | Handle
+
+
+def every_route(routes: Iterable[Route]) -> Iterator[Route]:
+    """Yield these routes, and behind each `handle` those that it holds."""
+    for route in routes:
+        yield route
+        if isinstance(route, Handle):
+            yield from every_route(route.routes)
 
 
 @attrs.frozen

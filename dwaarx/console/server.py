@@ -17,13 +17,13 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from dwaarx.config.model import Console, ConsoleOff, ConsoleUnix
+from dwaarx.console import SOCKET_NAME
 from dwaarx.console.errors import ConsoleError
 from dwaarx.console.protocol import ConsoleFactory
 from dwaarx.reactor import Reactor
 
 _log = Logger()
 
-SOCKET_NAME = "console.sock"
 # sun_path of struct sockaddr_un holds 108 bytes, one of them the NUL.
 MAX_SOCKET_PATH = 107
 # A living dwaarx accepts at once; this only bounds the wait if its backlog is full.

@@ -17,6 +17,7 @@ from dwaarx.config.model import (
     ReverseProxy,
     Route,
     Site,
+    every_route,
 )
 from dwaarx.http.answers import RedirectHandler, RespondHandler, error_answer
 from dwaarx.http.exchange import Exchange, Handler
@@ -78,9 +79,8 @@ class _SiteHandler:
 
 def _has_matcher(routes: Sequence[Route]) -> bool:
     return any(
-        (not isinstance(route, DnsOverHttps) and route.matcher is not None)
-        or (isinstance(route, Handle) and _has_matcher(route.routes))
-        for route in routes
+        not isinstance(route, DnsOverHttps) and route.matcher is not None
+        for route in every_route(routes)
     )
 
 

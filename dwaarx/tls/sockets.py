@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
+
+from dwaarx.config.model import Address
+from dwaarx.words import reason_of
 
 # The kernel caps it by net.core.somaxconn (4096 on current kernels): let it decide.
 BACKLOG = 4096
@@ -13,19 +15,17 @@ BACKLOG = 4096
 class BindError(Exception):
     """An address cannot be listened on: the address and the reason."""
 
-    def __init__(self, host: str, port: int, error: OSError) -> None:
-        where = f"{f'[{host}]' if ':' in host else host or '*'}:{port}"
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        super().__init__(f"cannot listen on {where}: {reason}")
-        self.in_use = error.errno == errno.EADDRINUSE
+    def __init__(self, address: Address, error: OSError) -> None:
+        super().__init__(f"cannot listen on {address}: {reason_of(error)}")
 
 
-def bind_stream(host: str, port: int) -> socket.socket:
+def bind_stream(address: Address) -> socket.socket:
     """Return a listening, non-blocking TCP socket; host "" is every address, IPv6 and IPv4.
 
     What is accepted from it has TCP_NODELAY (Linux lets it be inherited): answers go out in one
     write a turn, so Nagle's algorithm could only delay them. Raises BindError.
     """
+    host, port = address.host, address.port
     try:
         if host:
             return _bind(socket.AF_INET6 if ":" in host else socket.AF_INET, host, port)
@@ -37,7 +37,7 @@ def bind_stream(host: str, port: int) -> socket.socket:
                 raise
             return _bind(socket.AF_INET, "", port)
     except OSError as error:
-        raise BindError(host, port, error) from error
+        raise BindError(address, error) from error
 
 
 def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:

@@ -16,6 +16,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
+from dwaarx.config.model import Address
 from dwaarx.log import show_debug
 from dwaarx.tls.listener import Accepted, Endpoint, Listener, textual
 from dwaarx.tls.policy import base_context, certificate_context
@@ -382,15 +383,15 @@ class FakePort:
 
 def test_an_address_can_be_yielded_and_taken_again(clock: Clock) -> None:
     listener = Listener(Recorder, clock)
-    sock = bind_stream("127.0.0.1", 0)
+    sock = bind_stream(Address("127.0.0.1", 0))
     port = sock.getsockname()[1]
     listener.listen(FakeReactor(), sock)
     assert listener.local == ("127.0.0.1", port)
     with pytest.raises(BindError):
-        bind_stream("", port)
+        bind_stream(Address("", port))
     listener.yield_address()
-    bind_stream("", port).close()
-    listener.listen(FakeReactor(), bind_stream("127.0.0.1", port))
+    bind_stream(Address("", port)).close()
+    listener.listen(FakeReactor(), bind_stream(Address("127.0.0.1", port)))
     socket.create_connection(("127.0.0.1", port), timeout=5).close()
     listener.stop()
     listener.stop()

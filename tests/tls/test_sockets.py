@@ -5,13 +5,14 @@ import socket
 
 import pytest
 
+from dwaarx.config.model import Address
 from dwaarx.tls import sockets
 from dwaarx.tls.sockets import BindError, bind_stream
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", ""])
 def test_listens(host: str) -> None:
-    with bind_stream(host, 0) as sock:
+    with bind_stream(Address(host, 0)) as sock:
         port = sock.getsockname()[1]
         assert not sock.getblocking()
         with socket.create_connection((host or "127.0.0.1", port), timeout=5):
@@ -22,17 +23,17 @@ def test_listens(host: str) -> None:
 
 
 def test_every_address_is_both_versions() -> None:
-    with bind_stream("", 0) as sock:
+    with bind_stream(Address("", 0)) as sock:
         port = sock.getsockname()[1]
         for host in ("127.0.0.1", "::1"):
             socket.create_connection((host, port), timeout=5).close()
 
 
 def test_an_address_in_use_is_named() -> None:
-    with bind_stream("127.0.0.1", 0) as sock:
+    with bind_stream(Address("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
         with pytest.raises(BindError) as caught:
-            bind_stream("127.0.0.1", port)
+            bind_stream(Address("127.0.0.1", port))
     assert str(caught.value) == f"cannot listen on 127.0.0.1:{port}: Address already in use"
 
 
@@ -41,7 +42,7 @@ def test_an_address_in_use_is_named() -> None:
 )
 def test_an_address_of_others_is_named(host: str, where: str) -> None:
     with pytest.raises(BindError, match=f"cannot listen on {where}: "):
-        bind_stream(host, 80)
+        bind_stream(Address(host, 80))
 
 
 def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,5 +54,5 @@ def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(family, kind)
 
     monkeypatch.setattr(sockets.socket, "socket", no_ipv6)
-    with bind_stream("", 0) as sock:
+    with bind_stream(Address("", 0)) as sock:
         assert sock.family == socket.AF_INET
