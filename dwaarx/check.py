@@ -1,4 +1,4 @@
-"""What `dwaarx check` finds: the Dwaarfile's own mistakes, and those of the files it names."""
+"""What `dwaarx check` finds beyond what is read: sites that collide, and files that are wrong."""
 
 from __future__ import annotations
 
@@ -13,30 +13,18 @@ from dwaarx.certs.errors import CertificateError, OcspError
 from dwaarx.certs.files import MAX_STAPLE, read_staple
 from dwaarx.certs.pair import KeyPair, load_pair
 from dwaarx.certs.storage import read_file
-from dwaarx.config import load
-from dwaarx.config.errors import ConfigError, Problem
+from dwaarx.config.errors import Problem
 from dwaarx.config.model import CertificateFiles, Config, ConsoleSsh, Location, Site
 from dwaarx.plan import PlanError, make_plan
 from dwaarx.words import reason_of, utc
 
 
-def check(path: str | Path) -> tuple[list[Problem], list[Problem]]:
-    """Return the errors and the warnings of a Dwaarfile.
+def check(config: Config, now: datetime | None = None) -> tuple[list[Problem], list[Problem]]:
+    """Return the errors and the warnings of a Dwaarfile that could be read; `now` is in UTC.
 
     With an error the service does not start, or does not do what is written; with a warning it
     starts and does it.
     """
-    try:
-        config = load(path)
-    except ConfigError as error:
-        return list(error.problems), []
-    return check_config(config)
-
-
-def check_config(
-    config: Config, now: datetime | None = None
-) -> tuple[list[Problem], list[Problem]]:
-    """Return the errors and the warnings of a Dwaarfile that has been read; `now` is in UTC."""
     checker = _Checker(now or datetime.now(UTC))
     try:
         make_plan(config)

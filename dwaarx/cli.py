@@ -72,11 +72,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> int:
     # Only this command needs all that reads certificates.
-    from dwaarx.check import check_config
+    from dwaarx.check import check
 
     file = options.file or default_path()
     config = load(file)
-    errors, warnings = check_config(config)
+    errors, warnings = check(config)
     _print(sys.stderr, *map(str, errors))
     _print(sys.stderr, *(f"{warning.location}: warning: {warning.message}" for warning in warnings))
     if errors:

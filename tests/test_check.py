@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dwaarx.check import check, check_config, covers
-from dwaarx.config import load
+from dwaarx.check import check, covers
+from dwaarx.config import ConfigError, load
 from tests.certs.pki import Entity, Written, make_ca, make_leaf, make_response, utc_now
 from tests.config.test_reader import DWAAR
 
@@ -42,7 +42,10 @@ def checked(folder: Path, text: str = SITE) -> tuple[list[str], list[str]]:
     """Return errors and warnings as LINE:COL: message, the folder left out."""
     path = folder / "Dwaarfile"
     path.write_text(text)
-    errors, warnings = check(path)
+    try:
+        errors, warnings = check(load(path))
+    except ConfigError as error:
+        errors, warnings = list(error.problems), []
 
     def plain(problem: object) -> str:
         return str(problem).removeprefix(f"{path}:").replace(f"{folder}/", "")
@@ -268,4 +271,4 @@ def test_what_the_plan_of_the_listeners_refuses(
         raise PlanError([problem])
 
     monkeypatch.setattr(module, "make_plan", refuse)
-    assert check_config(config) == ([problem], [])
+    assert check(config) == ([problem], [])

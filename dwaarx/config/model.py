@@ -195,7 +195,10 @@ class Site:
 
 @attrs.frozen
 class DnsUpstream:
-    """One server of a pool: transport is "auto" (UDP, then TCP on TC), "udp" or "tcp"."""
+    """One server of a pool, by its IP address.
+
+    `transport` is "auto" (UDP, then TCP on TC), "udp" or "tcp".
+    """
 
     transport: str
     address: Address

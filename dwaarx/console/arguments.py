@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
 from pathlib import Path
 
+from dwaarx.config.addresses import ip_literal
 from dwaarx.config.model import Address, CertificateFiles
 from dwaarx.console.errors import ConsoleError
 
@@ -33,12 +33,9 @@ def read_address(text: str, default_port: int) -> Address:
         host, colon, port = text.partition(":")
         if not colon:
             port = str(default_port)
-    try:
-        literal = ip_address(host)
-    except ValueError:
-        raise ConsoleError(
-            f"{text!r} is not an address: {host!r} is no IP address to listen on"
-        ) from None
+    literal = ip_literal(host)
+    if literal is None:
+        raise ConsoleError(f"{text!r} is not an address: {host!r} is no IP address to listen on")
     if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= _MAX_PORT):
         raise ConsoleError(
             f"{text!r} is not an address: the port is a number from 1 to {_MAX_PORT}"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address
 from pathlib import Path
 
 import attrs
-import dns.exception
 import dns.name
 from twisted.logger import Logger
 
@@ -15,7 +13,6 @@ from dwaarx.config.model import DnsUpstream, Resolvers
 from dwaarx.dns import resolv
 from dwaarx.dns.acl import LOCAL_NETWORKS, AllowList
 from dwaarx.dns.answer import EDE_PROHIBITED, error
-from dwaarx.dns.errors import ResolversError
 from dwaarx.dns.lookup import Lookups, Pool
 from dwaarx.dns.message import REFUSED, Query
 from dwaarx.dns.policies import policy
@@ -80,7 +77,7 @@ class Forwarder:
         """Return what `apply` puts into force, without changing anything.
 
         Reads /etc/resolv.conf. Raises ResolversError for records that cannot stand side by
-        side, and for what no Dwaarfile that was read without error holds.
+        side.
         """
         upstreams: dict[DnsUpstream, Upstream] = {}
         default: Pool | None = None
@@ -91,13 +88,10 @@ class Forwarder:
         system = tuple(DnsUpstream("auto", address) for address in resolv.read(self._resolv_conf))
         for block in resolvers:
             members = self._members(block.upstreams or system, upstreams)
-            try:
-                pool = Pool(" ".join(block.suffixes), members, policy(block.policy))
-            except KeyError:
-                raise ResolversError(f"policy {block.policy}: there is no such policy") from None
+            pool = Pool(" ".join(block.suffixes), members, policy(block.policy))
             pools.append(pool)
             for suffix in block.suffixes:
-                suffixes[_suffix(suffix)] = pool
+                suffixes[dns.name.from_text(suffix).to_digestable()] = pool
             if not block.suffixes:
                 default = pool
                 if block.allow is not None:
@@ -184,22 +178,9 @@ class Forwarder:
         for server in servers:
             upstream = upstreams.get(server) or self._tables.upstreams.get(server)
             if upstream is None:
-                try:
-                    ip_address(server.address.host)
-                except ValueError:
-                    raise ResolversError(
-                        f"upstream {server}: {server.address.host} is no IP address"
-                    ) from None
                 upstream = Upstream(self._reactor, server)
             members[server] = upstreams[server] = upstream
         return tuple(members.values())
-
-
-def _suffix(suffix: str) -> bytes:
-    try:
-        return dns.name.from_text(suffix).to_digestable()
-    except (dns.exception.DNSException, ValueError) as wrong:
-        raise ResolversError(f"resolvers {suffix}: {wrong}") from None
 
 
 def _pool_for(name: bytes, tables: Tables) -> Pool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Protocol as TypingProtocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -17,6 +16,7 @@ from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from dwaarx.config.addresses import ip_literal
 from dwaarx.config.model import Address
 from dwaarx.reactor import Reactor
 
@@ -73,7 +73,7 @@ class Dial(ClientFactory):
         host = self._address.host
         if host == "localhost":
             self._hosts = list(_LOOPBACK)
-        elif _is_literal(host):
+        elif ip_literal(host) is not None:
             self._hosts = [host]
         else:
             self._reactor.nameResolver.resolveHostName(self, host, self._address.port)
@@ -142,11 +142,3 @@ class Dial(ClientFactory):
         if self._expiry.active():
             self._expiry.cancel()
         return dialler
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address
 
+from dwaarx.config.addresses import ip_literal
 from dwaarx.http.answers import error_answer
 from dwaarx.http.exchange import Exchange, Handler
 from dwaarx.http.placeholders import host_of
@@ -76,7 +76,5 @@ def _ip(host: str) -> bytes | None:
     """Return the usual form of an IP literal, with or without brackets; None for a name."""
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    try:
-        return str(ip_address(host)).encode("ascii")
-    except ValueError:
-        return None
+    literal = ip_literal(host)
+    return None if literal is None else str(literal).encode("ascii")
