@@ -1,4 +1,4 @@
-"""What `dwaarx check` finds beyond what is read: sites that collide, and files that are wrong."""
+"""What `dwaarx check` finds beyond what is read: what does not go together, and files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from dwaarx.certs.files import MAX_STAPLE, read_staple
 from dwaarx.certs.pair import KeyPair, load_pair
 from dwaarx.certs.storage import read_file
 from dwaarx.config.errors import Problem
-from dwaarx.config.model import CertificateFiles, Config, ConsoleSsh, Location, Site
+from dwaarx.config.model import CertificateFiles, Config, ConsoleSsh, Location, Resolvers, Site
+from dwaarx.dns.errors import ResolversError
+from dwaarx.dns.records import compile_records
 from dwaarx.plan import PlanError, make_plan
 from dwaarx.words import reason_of, utc
 
@@ -32,6 +34,8 @@ def check(config: Config, now: datetime | None = None) -> tuple[list[Problem], l
         checker.errors.extend(error.problems)
     for site in config.sites:
         checker.site(site)
+    for block in config.resolvers:
+        checker.records(block)
     if isinstance(config.console, ConsoleSsh):
         checker.authorized_keys(config.console)
     return checker.errors, checker.warnings
@@ -68,6 +72,12 @@ class _Checker:
                     "certificates side by side have keys of different types"
                 )
                 self.errors.append(Problem(place, message))
+
+    def records(self, block: Resolvers) -> None:
+        try:
+            compile_records(block.records)
+        except ResolversError as error:
+            self.errors.append(Problem(_place(block.location), str(error)))
 
     def authorized_keys(self, console: ConsoleSsh) -> None:
         place = _place(console.location)

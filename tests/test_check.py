@@ -254,21 +254,9 @@ def test_addresses_that_overlap(tmp_path: Path) -> None:
     assert warnings == []
 
 
-def test_what_the_plan_of_the_listeners_refuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "Dwaarfile"
-    path.write_text("{\nconsole off\n}\nlocalhost { respond x }")
-    config = load(path)
-    from dwaarx import check as module
-    from dwaarx.config.errors import Problem
-    from dwaarx.config.model import Location
-    from dwaarx.plan import PlanError
-
-    problem = Problem(Location("f", 1, 1), "the plan says no")
-
-    def refuse(_config: object) -> None:
-        raise PlanError([problem])
-
-    monkeypatch.setattr(module, "make_plan", refuse)
-    assert check(config) == ([problem], [])
+def test_local_records_that_cannot_stand_side_by_side(tmp_path: Path) -> None:
+    soa = "record a.test SOA ns.test. me.test."
+    text = f"resolvers {{\n{soa} 1 2 3 4 5\n}}"
+    assert checked(tmp_path, text) == ([], [])
+    text = f"resolvers {{\n{soa} 1 2 3 4 5\n{soa} 2 2 3 4 5\n}}"
+    assert checked(tmp_path, text) == (["1:1: record a.test: more than one SOA"], [])
