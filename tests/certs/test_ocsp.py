@@ -227,6 +227,13 @@ def test_the_same_serial_of_another_issuer():
     assert "another issuer" in reason
 
 
+def test_the_same_serial_of_an_issuer_of_the_same_name_with_another_key():
+    former = pki.make_leaf(pki.make_ca("Root"), serial=LEAF.certificate.serial_number)
+    kind, reason = refusal(pki.make_response(former, signer=ROOT))
+    assert kind is Refusal.MISMATCH
+    assert "another issuer" in reason
+
+
 def test_an_issuer_of_the_same_name_with_another_key():
     impostor = pki.make_ca("Root")
     with pytest.raises(OcspError) as caught:

@@ -93,6 +93,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
+def test_what_is_written_outlives_a_power_cut(tmp_path, monkeypatch):
+    synced = []
+
+    def sync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        synced.append(("folder" if is_folder else "file", (tmp_path / "new").exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_atomic(tmp_path / "new", b"data", 0o600)
+    # The file before it has its name, the folder after.
+    assert synced == [("file", False), ("folder", True)]
+
+
 def test_only_regular_files_are_replaced(tmp_path):
     with pytest.raises(OSError, match="not a regular file"):
         write_atomic(Path("/dev/null"), b"", 0o644)

@@ -379,6 +379,15 @@ def test_an_upstream_that_swallows_packets(stage, warnings):
     assert warnings == ["upstream 192.0.2.10:8080 cannot be reached: timed out"]
 
 
+def test_dial_timeout():
+    stage = Stage(dial_timeout=0.5)
+    exchange = stage.ask()
+    stage.reactor.advance(0.4)
+    assert exchange.status is None
+    stage.reactor.advance(0.1)
+    assert exchange.status == 502
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [
@@ -437,6 +446,19 @@ def test_silence_is_504(stage, warnings):
     assert exchange.status == 504
     assert upstream.gone
     assert warnings == ["upstream 192.0.2.10:8080 did not answer in time"]
+
+
+@pytest.mark.parametrize("body", [False, True], ids=["no body", "body"])
+def test_response_header_timeout(body):
+    stage = Stage(response_header_timeout=2.0)
+    exchange, _ = stage.upload(content_length=5) if body else stage.asked()
+    if body:
+        exchange.consumer.body_received(b"hello")
+        exchange.consumer.body_ended(())
+    stage.reactor.advance(1.9)
+    assert exchange.status is None
+    stage.reactor.advance(0.1)
+    assert exchange.status == 504
 
 
 def test_interim_responses_are_no_silence(stage):
