@@ -38,6 +38,10 @@ _log = quiet_logger(__name__)
 # Who is starting on a port, in Twisted's own lines of the log.
 LOG_PREFIX = "dwaarx"
 
+# How long a peer may take to answer our close_notify, in seconds. Many never do: a client's pool
+# that keeps the connection looks at it when it needs one, and a stop would wait for all of them.
+CLOSE_NOTIFY = 5.0
+
 
 class HasContext(Interface):
     """A certificate as the listener sees it: the context of the moment."""
@@ -225,8 +229,9 @@ class _Negotiation:
 class TlsTransport(TLSMemoryBIOProtocol):
     """Twisted's TLS transport, with a deadline on either end of the connection's life.
 
-    The handshake must be done in time; and a peer must take what is left and answer our
-    close_notify in time, for Twisted waits for it without end. The protocol agreed on takes the
+    The handshake must be done in time; and a peer must take what is left in time. An answer to
+    our close_notify is waited for, but not for long (RFC 8446 section 6.1 asks for none), while
+    Twisted would wait without end. The protocol agreed on takes the
     place of the wrapped protocol as soon as the handshake is done, so that nothing of this stands
     between the transport and it.
     """
@@ -236,7 +241,8 @@ class TlsTransport(TLSMemoryBIOProtocol):
         self.listener = listener = wrapped.listener
         self.negotiation = _Negotiation(listener)
         self.established = False
-        self._deadline = Deadline(listener.clock, self.abortConnection)
+        self._deadline = Deadline(listener.clock, self._late)
+        self._close_by = 0.0
 
     def makeConnection(self, transport: object) -> None:
         """Begin the handshake."""
@@ -269,8 +275,21 @@ class TlsTransport(TLSMemoryBIOProtocol):
     def loseConnection(self) -> None:
         """Close in order, and by force if the peer does not do its part."""
         if self.connected and not self.disconnecting:
-            self._deadline.set(self.listener.idle)
+            idle = self.listener.idle
+            self._close_by = self.listener.clock.seconds() + idle
+            self._deadline.set(min(CLOSE_NOTIFY, idle))
             TLSMemoryBIOProtocol.loseConnection(self)
+
+    def _late(self) -> None:
+        """Close the socket, once it has sent what is left; cut the connection if that is late."""
+        left = self._close_by - self.listener.clock.seconds()
+        if left <= 0:
+            self.abortConnection()
+            return
+        self._deadline.set(left)
+        # What the producer or OpenSSL still holds has yet to reach the socket.
+        if self._producer is None and not self._appSendBuffer:
+            cast("ITCPTransport", self.transport).loseConnection()
 
     def abortConnection(self) -> None:
         """Close at once."""

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from dwaarx.config.model import Address
 from dwaarx.log import show_debug
-from dwaarx.tls.listener import Accepted, Endpoint, Listener, textual
+from dwaarx.tls.listener import CLOSE_NOTIFY, Accepted, Endpoint, Listener, textual
 from dwaarx.tls.policy import base_context, certificate_context
 from dwaarx.tls.sockets import BindError, bind_stream
 from tests.certs.pki import Entity, make_ca, make_leaf
@@ -175,8 +175,23 @@ def test_a_peer_that_does_not_close_is_dropped(
     client = Client(listener, ca, "a.example").handshake()
     assert made[0].transport is not None
     made[0].transport.loseConnection()
+    clock.advance(CLOSE_NOTIFY - 1)
+    assert not client.transport.disconnecting
+    clock.advance(1)
+    # What the socket still holds goes out before it closes.
+    assert client.transport.disconnecting
     assert not client.transport.aborted
-    clock.advance(60)
+    clock.advance(60 - CLOSE_NOTIFY)
+    assert client.transport.aborted
+
+
+def test_a_short_idle_limit_holds_for_the_close_too(ca: Entity, clock: Clock) -> None:
+    listener = Listener(Recorder, clock, base=base_context(), idle=2)
+    leaf = make_leaf(ca, ["a.example"])
+    listener.set_endpoints([("a.example", Endpoint(certificate(leaf), (b"h2",)))])
+    client = Client(listener, ca, "a.example").handshake()
+    client.server.loseConnection()
+    clock.advance(2)
     assert client.transport.aborted
 
 
@@ -295,7 +310,9 @@ def test_a_waiting_producer_does_not_outlast_the_deadline(
     made[0].transport.registerProducer(Producer(), True)
     made[0].transport.loseConnection()
     assert not client.transport.disconnecting  # Twisted waits for the producer
-    clock.advance(60)
+    clock.advance(CLOSE_NOTIFY)
+    assert not client.transport.disconnecting
+    clock.advance(60 - CLOSE_NOTIFY)
     assert client.transport.aborted
 
 
