@@ -393,8 +393,8 @@ def test_resets_that_the_peer_provokes_end_the_connection(kind):
 
 @pytest.mark.parametrize("kind", ["431", "501", "trailers of a reset stream"])
 def test_field_blocks_for_nothing_end_the_connection(kind):
-    """Thousands of fields in a few KiB: nothing else counts what decoding them costs."""
-    bomb = block(GET) + b"\x82" * 3000
+    """Each may be thousands of fields: nothing else counts what decoding them costs."""
+    bomb = block(GET) + b"\x82" * 300
     connect = block([(":method", "CONNECT"), (":authority", "a:1")])
     peer = Peer()
     upload(peer, 1)
