@@ -6,15 +6,18 @@ import socket
 
 import dns.flags
 import dns.message
+import dns.rcode
 import dns.rrset
 from twisted.internet import error
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
-from dwaarx.config.model import Address, Resolvers
+from dwaarx.config.model import Address, DnsUpstream, Resolvers
 from dwaarx.dns.forwarder import Forwarder
 from dwaarx.dns.message import Query
 from dwaarx.dns.query import parse
+
+DEAD = Address("192.0.2.1", 53)
 
 
 class Reactor(MemoryReactorClock):
@@ -159,3 +162,40 @@ def query(name: str = "www.example.org", kind: str = "A", *, client="127.0.0.1",
 
 def configure(forwarder: Forwarder, resolvers: tuple[Resolvers, ...]) -> None:
     forwarder.apply(forwarder.prepare(resolvers))
+
+
+def use(forwarder, *servers, **kw) -> None:
+    """Configure a default pool: UdpServers, addresses, or upstreams."""
+    made = []
+    for one in servers:
+        if isinstance(one, UdpServer):
+            one = DnsUpstream("auto", one.address)
+        elif isinstance(one, Address):
+            one = DnsUpstream("tcp", one)
+        made.append(one)
+    kw.setdefault("policy", "first")
+    configure(forwarder, (Resolvers(upstreams=tuple(made), **kw),))
+
+
+class Client:
+    """Takes the one answer to a query."""
+
+    def __init__(self, forwarder, name="www.example.org", kind="A", **kw):
+        self.wires = []
+        forwarder.resolve(query(name, kind, **kw), self.wires.append)
+
+    @property
+    def answer(self) -> dns.message.Message | None:
+        assert len(self.wires) < 2
+        return dns.message.from_wire(self.wires[0]) if self.wires else None
+
+    @property
+    def text(self) -> str:
+        assert self.answer is not None
+        return " ".join(rrset[0].to_text() for rrset in self.answer.answer)
+
+    @property
+    def failure(self) -> tuple[str, int | None]:
+        assert self.answer is not None
+        reasons = self.answer.extended_errors()
+        return dns.rcode.to_text(self.answer.rcode()), int(reasons[0].code) if reasons else None
