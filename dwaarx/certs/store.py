@@ -83,20 +83,14 @@ class Identity:
         Raises `OpenSSL.SSL.Error`, and then goes on serving the former ones.
         """
         stapler = Stapler(slots, self._now)
-        pairs = tuple(slot.pair for slot in slots)
+        pairs = [slot.pair for slot in slots]
         # With the whole chain, a root too: curl looks for the issuer of a staple there and not
         # among what it trusts, and DANE-TA needs it (RFC 7671 section 5.2.2).
         entries = [(pair.key, (pair.certificate, *pair.chain)) for pair in pairs]
         self.context = policy.certificate_context(entries, stapler.staple)
         self._stapler = stapler
-        self.pairs = pairs
-        self.names = tuple(dict.fromkeys(name for pair in pairs for name in pair.names))
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         """The pairs with their staples."""
         return self._stapler.slots
-
-    def staple(self, connection: SSL.Connection) -> bytes:
-        """Return the OCSP response for the certificate in use, b"" for none; does not fail."""
-        return self._stapler.staple(connection)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol as TypingProtocol
+from typing import Protocol as Interface
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
@@ -28,7 +28,7 @@ MAX_ADDRESSES = 4
 _LOOPBACK = ("127.0.0.1", "::1")
 
 
-class Dialler(TypingProtocol):
+class Dialler(Interface):
     """Who dials; exactly one of these is called, unless the dial is cancelled before."""
 
     def dialled(self, protocol: Protocol) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
-from typing import Protocol as TypingProtocol
+from typing import Protocol as Interface
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
@@ -28,7 +28,7 @@ IDLE_TIMEOUT = 4.0
 MAX_IDLE = 64
 
 
-class UpstreamUser(TypingProtocol):
+class UpstreamUser(Interface):
     """The request that uses a connection; nothing is called once it is `user` no more."""
 
     def upstream_event(self, event: Event) -> None:

@@ -330,7 +330,7 @@ def test_reload_keeps_the_whole_former_identity_if_a_file_fails(manager, tmp_pat
     one, two = Site(tmp_path, "ec"), Site(tmp_path, "rsa", key_type="rsa2048")
     source = (one.files, two.files)
     identity = manager.acquire([source])[source]
-    pairs, context = identity.pairs, identity.context
+    former, context = [slot.pair for slot in identity.slots], identity.context
     one.renew()
     one.staple()
     if damage == "missing":
@@ -343,7 +343,7 @@ def test_reload_keeps_the_whole_former_identity_if_a_file_fails(manager, tmp_pat
         [outcome] = manager.reload()
     assert str(two.certificate if damage != "mismatch" else two.key) in outcome.error
     assert outcome.error in told(logs, ERROR)[0]
-    assert identity.pairs == pairs
+    assert [slot.pair for slot in identity.slots] == former
     assert identity.context is context
 
 
@@ -476,7 +476,7 @@ def test_internal_staples_and_leaves_renew_themselves(manager, times):
     serials, staples = set(), set()
     for _ in range(21 * 24):
         times.clock.advance(3600)
-        certificate, staple = identity.pairs[0].certificate, identity.slots[0].staple
+        certificate, staple = identity.slots[0].pair.certificate, identity.slots[0].staple
         assert certificate.not_valid_after_utc - times.now() > timedelta(days=2)
         assert staple.end - times.now() > timedelta(hours=22)
         serials.add(certificate.serial_number)
@@ -489,12 +489,12 @@ def test_internal_staples_and_leaves_renew_themselves(manager, times):
 def test_a_new_manager_takes_the_leaf_again(manager, storage, times):
     first = manager.acquire([LOCALHOST])[LOCALHOST]
     again = CertificateManager(storage, times.clock, times.now).acquire([LOCALHOST])[LOCALHOST]
-    assert again.pairs[0].certificate == first.pairs[0].certificate
+    assert again.slots[0].pair.certificate == first.slots[0].pair.certificate
 
 
 def test_a_renewal_that_fails_is_tried_again(manager, storage, times, monkeypatch):
     identity = manager.acquire([LOCALHOST])[LOCALHOST]
-    first = identity.pairs[0].certificate
+    first = identity.slots[0].pair.certificate
     write = Storage.write
 
     def full(self, name, data, mode=0o600):
@@ -507,12 +507,12 @@ def test_a_renewal_that_fails_is_tried_again(manager, storage, times, monkeypatc
     lines = told(logs, ERROR)
     assert 30 < len(lines) < 60  # some hours, at every tenth minute
     assert "cannot be written: No space left on device" in lines[0]
-    assert identity.pairs[0].certificate == first
+    assert identity.slots[0].pair.certificate == first
     [status] = manager.status()
     assert times.now() < status.next_attempt <= times.now() + schedule.RETRY
     monkeypatch.setattr(Storage, "write", write)
     times.pass_by(schedule.RETRY)
-    assert identity.pairs[0].certificate != first
+    assert identity.slots[0].pair.certificate != first
     assert manager.status()[0].next_attempt > times.now() + schedule.RETRY
 
 
@@ -548,23 +548,23 @@ def test_reload_renews_nothing_internal_before_its_time(manager, times):
 
 def test_reload_after_the_root_was_removed(manager, storage):
     identity = manager.acquire([LOCALHOST])[LOCALHOST]
-    first = identity.pairs[0].issuer
+    first = identity.slots[0].pair.issuer
     storage.path("internal/root.pem").unlink()
     [outcome] = manager.reload()
     assert outcome.error is None
-    assert identity.pairs[0].issuer != first
+    assert identity.slots[0].pair.issuer != first
     assert handshake(identity)[1] is not None
 
 
 def test_reload_with_a_damaged_root_goes_on_with_the_present_one(manager, storage, times, site):
     identity = manager.acquire([LOCALHOST, site.source])[LOCALHOST]
-    root = identity.pairs[0].issuer
+    root = identity.slots[0].pair.issuer
     storage.path("internal/root.pem").write_bytes(b"damaged")
     internal, files = manager.reload()
     assert "the internal root is damaged" in internal.error
     assert files.error is None
     times.pass_by(timedelta(days=2))
-    assert identity.pairs[0].issuer == root
+    assert identity.slots[0].pair.issuer == root
     assert handshake(identity)[1] is not None
 
 
@@ -579,9 +579,9 @@ def test_a_root_near_its_end_takes_all_leaves_along(manager, storage, times):
     storage.write("internal/root.pem", old.key_pem + old.pem)
     other = InternalCertificate(("other.test",))
     identities = manager.acquire([LOCALHOST, other])
-    assert {each.pairs[0].issuer for each in identities.values()} == {old.certificate}
+    assert {each.slots[0].pair.issuer for each in identities.values()} == {old.certificate}
     times.pass_by(timedelta(days=3, hours=1))
-    [new] = {each.pairs[0].issuer for each in identities.values()}
+    [new] = {each.slots[0].pair.issuer for each in identities.values()}
     assert new != old.certificate
     assert storage.read("internal/root.old.pem") == old.key_pem + old.pem
     for identity in identities.values():
