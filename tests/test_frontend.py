@@ -16,6 +16,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from dwaarx.certs.errors import CertificateErrors
+from dwaarx.certs.pair import load_certificates
 from dwaarx.config import parse
 from dwaarx.config.errors import ConfigError
 from dwaarx.config.model import Address, CertificateFiles, Config
@@ -23,9 +24,10 @@ from dwaarx.console.errors import ConsoleError
 from dwaarx.frontend import Frontend, FrontendError
 from dwaarx.plan import PlanError
 from dwaarx.tls.sockets import BindError
-from tests.certs.pki import make_ca, make_leaf
+from tests.certs.pki import Entity, make_ca, make_key, make_leaf
+from tests.http.fakes import FakeUpstream
 from tests.system.processes import free_port
-from tests.tls.memory import HOST, PEER, MemoryTransport
+from tests.tls.memory import HOST, PEER, Client, MemoryTransport
 
 
 class Port:
@@ -73,9 +75,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(folder: Path, text: str) -> Config:
+def read(folder: Path, text: str, options: str = "") -> Config:
     file = folder / "Dwaarfile"
-    file.write_text(f"{{\n storage {folder}/storage\n http_port 0\n bind 127.0.0.1\n}}\n{text}\n")
+    head = f" storage {folder}/storage\n http_port 0\n bind 127.0.0.1\n{options}"
+    file.write_text(f"{{\n{head}}}\n{text}\n")
     return parse(file.read_text(), str(file))
 
 
@@ -131,6 +134,100 @@ def test_an_unchanged_site_keeps_its_identity(frontend: Frontend, folder: Path, 
     assert frontend.reload() == "1 site, 1 listener"
     assert frontend.config.sites[0] == before
     assert frontend.manager.acquire([before.certificate])[before.certificate] is identity
+
+
+def test_what_is_named_no_more_is_kept_no_more(
+    reactor: Reactor, frontend: Frontend, folder: Path, port: int
+) -> None:
+    proxying = f"http://a.test:{port} {{\n reverse_proxy 192.0.2.10:8080\n}}"
+    read(folder, proxying)
+    frontend.reload()
+    assert frontend.manager.status() == []
+    client, _ = _connected(reactor.ports[-1])
+    client.dataReceived(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    upstream = FakeUpstream(reactor).accept()
+    upstream.says(b"HTTP/1.1 204 No Content\r\n\r\n")
+    read(folder, proxying + "\n" + site(folder, free_port()))
+    frontend.reload()
+    assert not upstream.gone
+    read(folder, site(folder, free_port()))
+    frontend.reload()
+    assert upstream.gone
+    client.connectionLost(Failure(ConnectionDone()))
+
+
+SHORT = """ timeouts {
+  handshake 1s
+  read_header 2s
+  idle 3s
+  drain 500ms
+ }
+"""
+
+
+@pytest.fixture(params=["at the start", "by a reload"])
+def hasty(
+    request: pytest.FixtureRequest, reactor: Reactor, folder: Path, port: int
+) -> Iterator[Frontend]:
+    """A frontend with short timeouts: TLS on the first port, plain HTTP on the second."""
+    text = f"{site(folder, port)}\nhttp://a.test:{free_port()} {{\n respond hello\n}}"
+    at_once = request.param == "at the start"
+    frontend = Frontend(read(folder, text, SHORT if at_once else ""), reactor)
+    frontend.privilegedStartService()
+    frontend.startService()
+    if not at_once:
+        read(folder, text, SHORT)
+        frontend.reload()
+    yield frontend
+    frontend.stopService()
+    reactor.pump([0.1] * 10)
+
+
+def test_the_handshake_has_the_time_of_the_dwaarfile(hasty: Frontend, reactor: Reactor) -> None:
+    protocol, transport = _connected(reactor.ports[0])
+    reactor.advance(0.9)
+    assert not transport.aborted
+    reactor.advance(0.1)
+    assert transport.aborted
+    protocol.connectionLost(Failure(ConnectionDone()))
+
+
+def test_the_end_of_tls_has_the_time_of_the_dwaarfile(
+    hasty: Frontend, reactor: Reactor, folder: Path
+) -> None:
+    (listener,) = (each._listener for each in hasty._listeners.values() if each.plan.tls)
+    (root,) = load_certificates(folder / "one-root.pem")
+    client = Client(listener, Entity(root, make_key()), "a.test").handshake()
+    client.server.loseConnection()  # and the client says nothing to it
+    reactor.advance(2.9)
+    assert not client.transport.disconnecting
+    reactor.advance(0.1)
+    assert client.transport.disconnecting
+    client.server.connectionLost(Failure(ConnectionDone()))
+
+
+def test_sessions_have_the_times_of_the_dwaarfile(hasty: Frontend, reactor: Reactor) -> None:
+    protocol, transport = _connected(reactor.ports[1])
+    protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    assert b" 200 " in transport.value()
+    transport.clear()
+    protocol.dataReceived(b"GET")
+    reactor.advance(1.9)
+    assert not transport.value()
+    reactor.advance(0.1)
+    assert b" 408 " in transport.value()
+    protocol.connectionLost(Failure(ConnectionDone()))
+
+
+def test_a_stop_has_the_time_of_the_dwaarfile(hasty: Frontend, reactor: Reactor) -> None:
+    protocol, transport = _connected(reactor.ports[1])
+    protocol.dataReceived(b"GET / HTTP/1.1\r\n")
+    hasty.stopService()
+    reactor.pump([0.1] * 4)
+    assert not transport.aborted
+    reactor.pump([0.1] * 2)
+    assert transport.aborted
+    protocol.connectionLost(Failure(ConnectionDone()))
 
 
 @pytest.mark.parametrize(

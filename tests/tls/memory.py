@@ -25,6 +25,9 @@ class MemoryTransport(StringTransport):
         self.aborted = True
         StringTransport.abortConnection(self)
 
+    def loseWriteConnection(self) -> None:
+        """Nothing to close: what was written can be read all the same."""
+
 
 class Client:
     """A TLS client by the ssl module, whose bytes are carried to a server's protocol by `pump`."""
