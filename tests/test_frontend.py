@@ -156,6 +156,21 @@ def test_what_is_named_no_more_is_kept_no_more(
     client.connectionLost(Failure(ConnectionDone()))
 
 
+def test_a_listener_that_is_gone_ends_its_idle_connections(
+    reactor: Reactor, frontend: Frontend, folder: Path, port: int
+) -> None:
+    read(folder, f"http://a.test:{port} {{\n respond hello\n}}")
+    frontend.reload()
+    protocol, transport = _connected(reactor.ports[-1])
+    protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    assert b" 200 " in transport.value()
+    assert not transport.disconnecting
+    read(folder, f"http://a.test:{free_port()} {{\n respond hello\n}}")
+    frontend.reload()
+    assert transport.disconnecting
+    protocol.connectionLost(Failure(ConnectionDone()))
+
+
 SHORT = """ timeouts {
   handshake 1s
   read_header 2s

@@ -65,6 +65,25 @@ def test_what_the_profile_leaves_out(ca: Entity, version: ssl.TLSVersion, cipher
         client.handshake()
 
 
+def test_an_old_version_is_told_as_such(ca: Entity) -> None:
+    old = ssl.TLSVersion.TLSv1_1
+    client = Client(listener(make_leaf(ca)), ca, version=old, ciphers="ALL:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"):
+        client.handshake()
+
+
+def test_what_no_handshake_shows(ca: Entity) -> None:
+    leaf = make_leaf(ca)
+    for context in (
+        base_context(),
+        certificate_context([(leaf.key, [leaf.certificate])], nothing),
+    ):
+        # Setting nothing returns what is set.
+        assert context.set_options(0) & SSL.OP_NO_RENEGOTIATION
+        assert context.set_options(0) & SSL.OP_NO_COMPRESSION
+        assert context.set_mode(0) & SSL.MODE_RELEASE_BUFFERS
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_the_groups_are_the_profiles(ca: Entity, version: ssl.TLSVersion) -> None:
     one = listener(make_leaf(ca, key_type="rsa2048"))
