@@ -65,13 +65,6 @@ def test_what_the_profile_leaves_out(ca: Entity, version: ssl.TLSVersion, cipher
         client.handshake()
 
 
-def test_an_old_version_is_told_as_such(ca: Entity) -> None:
-    old = ssl.TLSVersion.TLSv1_1
-    client = Client(listener(make_leaf(ca)), ca, version=old, ciphers="ALL:@SECLEVEL=0")
-    with pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"):
-        client.handshake()
-
-
 def test_what_no_handshake_shows(ca: Entity) -> None:
     leaf = make_leaf(ca)
     for context in (
