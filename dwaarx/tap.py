@@ -27,6 +27,7 @@ from dwaarx.frontend import Frontend, FrontendError
 from dwaarx.log import show_debug
 from dwaarx.plan import PlanError
 from dwaarx.reactor import Reactor
+from dwaarx.tls import descriptors
 from dwaarx.tls.sockets import BindError
 
 _log = Logger()
@@ -85,6 +86,7 @@ class DwaarxService(MultiService):
     def privilegedStartService(self) -> None:
         """Start, or end the process with the reason in one line."""
         with _or_exit():
+            descriptors.raise_limit()
             MultiService.privilegedStartService(self)
 
     def startService(self) -> None:

@@ -38,7 +38,7 @@ SANS_IO = {
         "addresses", "errors", "expand", "fmt", "headers", "model", "options", "placeholders",
         "proxy", "reader", "resolvers", "routes", "sites", "statements", "syntax", "values",
     },
-    "tls": {"names"},
+    "tls": {"descriptors", "names"},
     "http": {
         "answers", "chunked", "date", "events", "exchange", "fields", "forwarded", "frames", "h1",
         "h1_client", "h1_exchange", "h1_request", "h2", "h2_core", "h2_exchange", "h2_flood",

@@ -22,6 +22,7 @@ from twisted.internet.interfaces import (
     IProtocol,
     IReactorSocket,
     IReactorTime,
+    ISystemHandle,
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, ServerFactory, connectionDone
@@ -31,6 +32,7 @@ from zope.interface import implementer
 
 from dwaarx.deadline import Deadline
 from dwaarx.log import quiet_logger
+from dwaarx.tls import descriptors
 from dwaarx.tls.names import NameTable, normal_name
 
 _log = quiet_logger(__name__)
@@ -41,6 +43,10 @@ LOG_PREFIX = "dwaarx"
 # How long a peer may take to answer our close_notify, in seconds. Many never do: a client's pool
 # that keeps the connection looks at it when it needs one, and a stop would wait for all of them.
 CLOSE_NOTIFY = 5.0
+
+
+# How often it is told that clients are refused, in seconds.
+REFUSALS_TOLD = 60.0
 
 
 class HasContext(Interface):
@@ -134,6 +140,8 @@ class Listener:
         self._endpoints: NameTable[Endpoint] | None = None
         self._port: IListeningPort | None = None
         self._socket: socket.socket | None = None
+        self._refused = 0
+        self._refusals_told: float | None = None
 
     def set_endpoints(self, entries: Iterable[tuple[str, Endpoint]]) -> None:
         """Serve these names from now on; see `NameTable` for how a name finds its entry."""
@@ -178,6 +186,27 @@ class Listener:
         if self._socket is not None:
             self._socket.shutdown(socket.SHUT_RDWR)
         self.stop()
+
+    def admits(self, transport: object) -> bool:
+        """Whether there are descriptors to spare for a connection that was accepted."""
+        if not ISystemHandle.providedBy(transport):
+            return True  # one in memory
+        handle = cast("socket.socket", transport.getHandle())
+        if not descriptors.is_kept(handle.fileno()):
+            return True
+        most = descriptors.limit()
+        self._refused += 1
+        now = self.clock.seconds()
+        if self._refusals_told is None or now - self._refusals_told >= REFUSALS_TOLD:
+            _log.warn(
+                "connections refused: {count}; of {limit} file descriptors the last {kept} are "
+                "kept for upstreams, the console and files (LimitNOFILE, ulimit -n)",
+                count=self._refused,
+                limit=most,
+                kept=most - descriptors.for_clients(most),
+            )
+            self._refused, self._refusals_told = 0, now
+        return False
 
     @property
     def open(self) -> int:
@@ -250,6 +279,8 @@ class TlsTransport(TLSMemoryBIOProtocol):
         self.listener.transports.add(self)
         self._deadline.set(self.listener.handshake)
         TLSMemoryBIOProtocol.makeConnection(self, transport)
+        if not self.listener.admits(transport):
+            self.abortConnection()
 
     def establish(self) -> None:
         """Put the protocol that was agreed on in the handshake's place."""
@@ -410,6 +441,8 @@ class _Plain(Protocol):
         self._protocol = self._listener.make(Accepted(client, client_port, local, local_port))
         self._listener.connections.add(self._protocol)
         self._protocol.makeConnection(transport)
+        if not self._listener.admits(transport):
+            self.abort()
 
     def abort(self) -> None:
         cast("ITCPTransport", self.transport).abortConnection()

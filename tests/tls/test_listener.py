@@ -11,18 +11,21 @@ from collections.abc import Callable
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import ISystemHandle
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from dwaarx.config.model import Address
 from dwaarx.log import show_debug
-from dwaarx.tls.listener import CLOSE_NOTIFY, Accepted, Endpoint, Listener, textual
+from dwaarx.tls import descriptors
+from dwaarx.tls.listener import CLOSE_NOTIFY, REFUSALS_TOLD, Accepted, Endpoint, Listener, textual
 from dwaarx.tls.policy import base_context, certificate_context
 from dwaarx.tls.sockets import BindError, bind_stream
 from tests.certs.pki import Entity, make_ca, make_leaf
-from tests.tls.memory import Certificate, Client, MemoryTransport
+from tests.tls.memory import HOST, PEER, Certificate, Client, MemoryTransport
 from tests.tls.recorder import Recorder
 
 
@@ -368,6 +371,60 @@ def test_a_plain_connection_begins_at_once(clock: Clock, made: list[Recorder]) -
     assert transport.aborted
     protocol.connectionLost(None)
     assert listener.open == 0
+
+
+# --- descriptors ---------------------------------------------------------------
+
+
+@implementer(ISystemHandle)
+class SocketTransport(MemoryTransport):
+    """A transport with a descriptor of this number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(HOST, PEER)
+        self.number = number
+
+    def getHandle(self) -> SocketTransport:
+        return self
+
+    def fileno(self) -> int:
+        return self.number
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_the_last_descriptors_are_kept(
+    listener: Listener, clock: Clock, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    if not tls:
+        listener = Listener(Recorder, clock)
+    monkeypatch.setattr(descriptors, "limit", lambda: 1024)
+
+    def connect(number: int) -> SocketTransport:
+        protocol = listener.factory().buildProtocol(PEER)
+        assert protocol is not None
+        transport = SocketTransport(number)
+        protocol.makeConnection(transport)
+        if transport.aborted:
+            protocol.connectionLost(Failure(ConnectionDone()))
+        return transport
+
+    def told() -> list[str]:
+        return [formatEvent(each).partition(" are kept")[0] for each in logs]
+
+    with capturedLogs() as logs:
+        assert not connect(895).aborted
+        assert told() == []
+        assert connect(896).aborted
+        said = "connections refused: 1; of 1024 file descriptors the last 128"
+        assert told() == [said]
+        clock.advance(REFUSALS_TOLD - 1)
+        assert connect(1000).aborted
+        assert told() == [said]
+        clock.advance(1)
+        assert connect(1001).aborted
+        assert told() == [said, said.replace("refused: 1", "refused: 2")]
+    assert not connect(7).aborted
+    assert listener.accepted == 5
 
 
 def test_textual_addresses() -> None:
