@@ -332,7 +332,10 @@ class TlsTransport(TLSMemoryBIOProtocol):
 
         Twisted leaves the protocol registered as the socket's producer, for which the socket
         would wait, although nothing that it writes goes out any more.
+        And a close_notify amid the handshake, which is an error without arguments, makes it raise.
         """
+        if reason is not None and reason.check(SSL.ZeroReturnError):
+            reason = None
         if self.established:
             self._deadline.set(self.listener.idle)
         finish: Callable[[Failure | None], None] = super()._tlsShutdownFinished

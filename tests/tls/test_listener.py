@@ -227,6 +227,21 @@ def cut_off(client: Client) -> None:
     client.pump()
 
 
+CLOSE_NOTIFY_ALERT = bytes.fromhex("15 0303 0002 0100")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_close_notify_amid_the_handshake(
+    listener: Listener, ca: Entity, version: ssl.TLSVersion
+) -> None:
+    client = Client(listener, ca, "a.example", version=version)
+    cut_off(client)
+    client.server.dataReceived(CLOSE_NOTIFY_ALERT)
+    assert client.transport.disconnecting
+    client.server.connectionLost(Failure(ConnectionDone()))
+    assert (listener.open, listener.tls_failures) == (0, 1)
+
+
 def fail(client: Client) -> None:
     """End by garbage."""
     client.server.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
