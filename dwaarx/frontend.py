@@ -42,6 +42,7 @@ from dwaarx.plan import CONSOLE, ListenerPlan, make_plan
 from dwaarx.reactor import Reactor
 from dwaarx.tls.policy import base_context
 from dwaarx.tls.sockets import BindError, bind_stream
+from dwaarx.words import reason_of
 
 _log = Logger()
 
@@ -78,7 +79,10 @@ class Frontend(MultiService):
     def __init__(self, config: Config, reactor: Reactor) -> None:
         MultiService.__init__(self)
         self.config = config
-        self.storage = Storage(config.storage)
+        try:
+            self.storage = Storage(config.storage)
+        except OSError as error:
+            raise FrontendError(f"storage {config.storage}: {reason_of(error)}") from error
         self.manager = CertificateManager(self.storage, reactor)
         MultiService.addService(self, self.manager)
         self.forwarder = Forwarder(reactor)
@@ -97,6 +101,7 @@ class Frontend(MultiService):
 
     def privilegedStartService(self) -> None:
         """Put the first Config in place, while ports below 1024 may still be bound."""
+        self.storage.clear()
         self._apply(self.config, ())
         MultiService.privilegedStartService(self)
 

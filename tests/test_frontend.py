@@ -116,6 +116,24 @@ def test_start(frontend: Frontend, port: int, folder: Path) -> None:
     assert (status.connections, status.accepted, status.tls_failures) == (0, 0, 0)
 
 
+def test_a_storage_that_cannot_be_made(reactor: Reactor, folder: Path, port: int) -> None:
+    config = read(folder, site(folder, port))
+    (folder / "storage").touch()
+    with pytest.raises(FrontendError, match=f"storage {folder}/storage: File exists"):
+        Frontend(config, reactor)
+
+
+def test_a_start_clears_the_storage(reactor: Reactor, folder: Path, port: int) -> None:
+    left = folder / "storage" / "certificates" / f".a.pem.{'0' * 16}.tmp"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    frontend = Frontend(read(folder, site(folder, port)), reactor)
+    frontend.privilegedStartService()
+    assert not left.exists()
+    frontend.stopService()
+    reactor.pump([0.1] * 3)
+
+
 def test_reload_says_what_changed(frontend: Frontend, folder: Path, port: int) -> None:
     other = free_port()
     read(folder, site(folder, other))

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 
 from twisted.logger import Logger
 
+from dwaarx.words import reason_of
+
 _log = Logger()
 
 # A chain of RSA 4096 certificates is about 10 KiB, a CA bundle of the web 250 KiB; the limit
 # only keeps a wrong path (a log file, /dev/zero) from filling the memory.
 MAX_FILE = 1 << 20
+
+
+# What write_atomic calls its temporary files.
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 
 class FileTooLargeError(OSError):
@@ -48,7 +55,7 @@ def write_atomic(path: Path, data: bytes, mode: int) -> None:
         if not stat.S_ISREG(path.stat().st_mode):
             raise OSError(0, "is not a regular file")
     # In the same folder, because only within a file system is rename atomic.
-    temporary = path.with_name(f".{path.name[:64]}.{token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name[:64]}.{token_hex(8)}.tmp")  # see _TEMPORARY
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600)
     try:
@@ -108,3 +115,16 @@ class Storage:
         path = self.path(name)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(path, data, mode)
+
+    def clear(self) -> None:
+        """Remove what writes left behind that were interrupted by a kill; keys are among it."""
+        for path in self.root.glob("*/.*.tmp"):
+            if _TEMPORARY.fullmatch(path.name):
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    _log.warn(
+                        "{path}, left by an interrupted write, cannot be removed: {reason}",
+                        path=str(path),
+                        reason=reason_of(error),
+                    )

@@ -150,3 +150,33 @@ def test_reading_a_folder_leaves_nothing_open(tmp_path):
     with pytest.raises(IsADirectoryError):
         read_file(tmp_path)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_what_a_kill_left_behind_is_removed(tmp_path, monkeypatch):
+    storage = Storage(tmp_path)
+
+    def kill(self, target):
+        raise SystemError
+
+    with monkeypatch.context() as killing:
+        killing.setattr(Path, "replace", kill)
+        killing.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(SystemError):
+            storage.write("certificates/a.pem", b"key")
+    [left] = (tmp_path / "certificates").iterdir()
+    others = [tmp_path / "certificates" / name for name in ("a.tmp", ".vimrc.tmp", "a.pem")]
+    for other in others:
+        other.touch()
+    storage.clear()
+    assert not left.exists()
+    assert sorted((tmp_path / "certificates").iterdir()) == sorted(others)
+
+
+def test_what_cannot_be_removed_is_told(tmp_path):
+    storage = Storage(tmp_path)
+    folder = tmp_path / "certificates" / f".a.pem.{'0' * 16}.tmp"
+    folder.mkdir(parents=True)  # even root cannot unlink a folder
+    with capturedLogs() as logs:
+        storage.clear()
+    [line] = map(formatEvent, logs)
+    assert line == f"{folder}, left by an interrupted write, cannot be removed: Is a directory"
