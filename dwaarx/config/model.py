@@ -282,7 +282,6 @@ class Config:
     resolvers: tuple[Resolvers, ...]
     storage: Path
     http_port: int = 80  # 0 = off
-    https_port: int = 443
     bind: tuple[str, ...] = ()
     redirect_http: bool = True  # False: auto_https disable_redirects
     console: Console = ConsoleUnix()

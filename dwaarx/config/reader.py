@@ -100,7 +100,6 @@ class _Reader:
             resolvers=tuple(self._resolvers),
             storage=storage,
             http_port=options.http_port,
-            https_port=options.https_port,
             bind=options.bind,
             redirect_http=options.redirect_http,
             console=options.console,

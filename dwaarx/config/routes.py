@@ -181,8 +181,9 @@ class RouteReader:
 
 _ORDER: Final[dict[type, int]] = {
     Redirect: 2,
-    Handle: 3,
-    DnsOverHttps: 4,
+    # Its paths are exact, and a `handle` for everything else must not hide them.
+    DnsOverHttps: 3,
+    Handle: 4,
     Respond: 5,
     ReverseProxy: 6,
 }

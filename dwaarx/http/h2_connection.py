@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol as Interface
 from typing import cast
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -28,8 +26,10 @@ from dwaarx.http.exchange import ConnectionInfo, Handler
 from dwaarx.http.frames import ErrorCode
 from dwaarx.http.h2 import H2Session
 from dwaarx.http.h2_exchange import H2Exchange
+from dwaarx.log import quiet_logger
+from dwaarx.transport import Transport
 
-_log = Logger()
+_log = quiet_logger(__name__)
 
 # With this much made for a client that does not read, nothing more is read from it: heads and
 # acknowledgements are no part of what a stream's queue bounds.
@@ -38,31 +38,6 @@ MAX_WAITING = 65_536
 # How long a client may go on with a request that is answered, before it is told by a reset: the
 # time to read the answer and stop by itself, or to send the rest, which is thrown away.
 LINGER = 5.0
-
-
-class Transport(Interface):
-    """What the connection asks of its transport, TLS or plain."""
-
-    def write(self, data: bytes) -> None:
-        """Send; may call the producer's pauseProducing."""
-
-    def registerProducer(self, producer: object, streaming: bool) -> None:
-        """Tell this producer when to pause and resume."""
-
-    def unregisterProducer(self) -> None:
-        """Tell it no more."""
-
-    def pauseProducing(self) -> None:
-        """Read no more."""
-
-    def resumeProducing(self) -> None:
-        """Read again."""
-
-    def loseConnection(self) -> None:
-        """Close when all is written."""
-
-    def abortConnection(self) -> None:
-        """Close at once."""
 
 
 @implementer(IPushProducer)

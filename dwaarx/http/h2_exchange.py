@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dwaarx.http.date import http_date
 from dwaarx.http.events import Fields, RequestHead
 from dwaarx.http.exchange import ConnectionInfo, Exchange
 from dwaarx.http.frames import ErrorCode
+from dwaarx.http.h2 import H2Session
 
-if TYPE_CHECKING:
-    from dwaarx.http.h2_connection import H2Connection
+
+class Carrier(Protocol):
+    """The connection, as its exchanges see it: its session, and whether the transport is full."""
+
+    session: H2Session
+    paused: bool
+
+    def flush_soon(self) -> None:
+        """Send what the session has, at the end of this turn."""
+
+    def await_upload(self, exchange: H2Exchange) -> None:
+        """Wait for more of a request's body."""
+
+    def hold_upload(self, exchange: H2Exchange) -> None:
+        """Wait for no more of a request's body."""
+
+    def await_rest(self, exchange: H2Exchange) -> None:
+        """Wait for the end of a request whose response is there, but not for long."""
+
+    def forget(self, exchange: H2Exchange) -> None:
+        """Drop an exchange that is over."""
 
 
 class H2Exchange(Exchange):
@@ -51,7 +71,7 @@ class H2Exchange(Exchange):
         self,
         request: RequestHead,
         info: ConnectionInfo,
-        connection: H2Connection,
+        connection: Carrier,
         stream_id: int,
         received: bool,
     ) -> None:

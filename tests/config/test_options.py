@@ -12,7 +12,7 @@ from tests.config.reading import option_problem, problem, problems, read
 
 def test_defaults() -> None:
     config = read("")
-    assert (config.http_port, config.https_port, config.bind) == (80, 443, ())
+    assert (config.http_port, config.bind) == (80, ())
     assert config.redirect_http
     assert config.console == ConsoleUnix()
     assert config.timeouts == Timeouts()
@@ -40,7 +40,7 @@ def test_all_of_them() -> None:
         "/etc/x/Dwaarfile",
         {},
     )
-    assert (config.http_port, config.https_port) == (0, 8443)
+    assert config.http_port == 0
     assert config.bind == ("127.0.0.1", "::1", "2001:db8::1")
     assert config.storage == Path("/etc/x/data")
     assert config.console == ConsoleSsh(Address("127.0.0.1", 5199), Path("/etc/x/keys"))

@@ -29,8 +29,8 @@ def test_the_order_of_directives() -> None:
         """
     )
     assert [type(each) for each in found] == [
-        *(ChangeHeaders, ChangeHeaders, Redirect, Handle, Handle),
-        *(DnsOverHttps, Respond, ReverseProxy),
+        *(ChangeHeaders, ChangeHeaders, Redirect, DnsOverHttps),
+        *(Handle, Handle, Respond, ReverseProxy),
     ]
     assert isinstance(found[0], ChangeHeaders)
     assert found[0].of_request
