@@ -7,8 +7,9 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-# What cryptography raises for a certificate that is not as it should be.
-PARSE_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension)
+# What cryptography raises for DER that is not as it should be; a KeyError for a name whose string
+# has the tag of no string.
+PARSE_ERRORS = (ValueError, TypeError, KeyError, UnsupportedAlgorithm, x509.DuplicateExtension)
 
 
 def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
@@ -24,7 +25,7 @@ def keys_match(key: PrivateKeyTypes, certificate: x509.Certificate) -> bool:
     """Whether `key` is the private half of the certificate's public key."""
     try:
         return _spki(key.public_key()) == _spki(certificate.public_key())
-    except (ValueError, UnsupportedAlgorithm):
+    except PARSE_ERRORS:
         return False  # a certificate with a key that cannot be read has another key
 
 

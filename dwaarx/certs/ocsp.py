@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 
 from dwaarx.certs.der import singles_with_critical_extensions
 from dwaarx.certs.errors import OcspError, Refusal
-from dwaarx.certs.matching import issued_by
+from dwaarx.certs.matching import PARSE_ERRORS, issued_by
 from dwaarx.words import utc
 
 T = TypeVar("T", bound=x509.ExtensionType)
@@ -84,7 +84,7 @@ def _refusing_what_cryptography_refuses() -> Iterator[None]:
         raise OcspError(
             Refusal.UNSUPPORTED, f"the response uses an algorithm that is not supported: {error}"
         ) from error
-    except (ValueError, TypeError, x509.DuplicateExtension) as error:
+    except PARSE_ERRORS as error:
         raise OcspError(
             Refusal.MALFORMED, f"the response cannot be read as an OCSP response in DER: {error}"
         ) from error

@@ -109,10 +109,12 @@ def load_pair(certificate: Path, key: Path) -> KeyPair:
         raise CertificateError(key, f"is not the key of the certificate in {certificate}")
     pair = KeyPair(leaf, _path(leaf, others), private)
     try:
-        # Read here, so that what is wrong in an extension is known before it is served.
-        _ = pair.names, pair.must_staple
+        # Read here, so that what is wrong in them is known before the certificate is served.
+        _ = pair.names, pair.must_staple, leaf.subject, leaf.issuer
     except PARSE_ERRORS as error:
-        raise CertificateError(certificate, f"has an extension that is wrong: {error}") from error
+        raise CertificateError(
+            certificate, f"has a name or an extension that is wrong: {error}"
+        ) from error
     return pair
 
 

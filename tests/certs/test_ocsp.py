@@ -384,6 +384,16 @@ def test_trailing_bytes_and_every_cut():
         assert refusal(response[:length])[0] is Refusal.MALFORMED
 
 
+@pytest.mark.parametrize("tag", [0x00, 0x02, 0x18, 0x1F, 0x30, 0xFF])
+def test_a_name_whose_string_has_another_tag(tag):
+    # cryptography says KeyError for some of them.
+    response = pki.make_response(LEAF, pki.make_delegate(ROOT), by_name=True)
+    place = response.index(b"\x0c\x13Test OCSP Responder")
+    changed = bytearray(response)
+    changed[place] = tag
+    assert refusal(bytes(changed))[0] in (Refusal.MALFORMED, Refusal.SIGNER, Refusal.SIGNATURE)
+
+
 RESPONSES = [
     pki.make_response(LEAF),
     pki.make_response(LEAF, pki.make_delegate(ROOT), by_name=True),

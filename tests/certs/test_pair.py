@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 
 import pytest
 from cryptography import x509
@@ -252,7 +253,21 @@ def test_an_extension_that_is_wrong(tmp_path, root):
     written = leaf.write(tmp_path)
     error = refused(written.certificate, written.key)
     assert error.path == written.certificate
-    assert error.reason.startswith("has an extension that is wrong")
+    assert error.reason.startswith("has a name or an extension that is wrong")
+
+
+def test_a_name_whose_string_has_no_string_s_tag(tmp_path, root):
+    leaf = pki.make_leaf(root, ["a.test"])
+    der = leaf.certificate.public_bytes(Encoding.DER)
+    subject = der.index(b"\x0c\x06a.test")
+    changed = der[:subject] + b"\x00" + der[subject + 1 :]
+    written = leaf.write(tmp_path)
+    written.certificate.write_bytes(
+        b"-----BEGIN CERTIFICATE-----\n" + b64encode(changed) + b"\n-----END CERTIFICATE-----\n"
+    )
+    error = refused(written.certificate, written.key)
+    assert error.path == written.certificate
+    assert error.reason.startswith(("has a name", "holds no usable PEM certificate"))
 
 
 def test_load_certificates_keeps_the_order_of_the_file(tmp_path, root, intermediate):
