@@ -38,7 +38,6 @@ class ServerStatus:
     pool: str
     name: str
     address: str
-    state: str
     outstanding: int
     queries: int
     failures: int
@@ -137,13 +136,12 @@ class Forwarder:
             respond(local_answer(query, body))
 
     def servers(self) -> list[ServerStatus]:
-        """Return the state of every upstream, pool by pool."""
+        """Return what each upstream was asked and how it did, pool by pool."""
         return [
             ServerStatus(
                 pool=pool.name,
                 name=str(upstream.server),
                 address=str(upstream.server.address),
-                state="up",
                 outstanding=upstream.outstanding,
                 queries=upstream.queries,
                 failures=upstream.failures,

@@ -56,7 +56,7 @@ class Manager:
 
 class Forwarder:
     def servers(self):
-        return [ServerStatus("", "udp", "192.0.2.53:53", "up", 1, 20, 3, 1.5)]
+        return [ServerStatus("", "udp", "192.0.2.53:53", 1, 20, 3, 1.5)]
 
 
 def bind(address, protocols, doh_paths=()):

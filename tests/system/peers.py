@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import socketserver
 import threading
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -137,8 +135,3 @@ def small_page(sock: socket.socket) -> None:
     peer = Peer(sock)
     while peer.head() is not None:
         peer.respond(b"x" * 1024)
-
-
-def websocket_accept(key: str) -> str:
-    digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
-    return b64encode(digest).decode()
