@@ -439,6 +439,6 @@ def outstanding(service: Service) -> int:
     return sum(
         int(match[1])
         for match in re.finditer(
-            r"^\S+\s+\S+\s+\S+\s+up\s+(\d+)", service.console("showServers()"), re.MULTILINE
+            r"^\S+\s+\S+\s+\S+:\d+\s+(\d+)", service.console("showServers()"), re.MULTILINE
         )
     )
