@@ -8,7 +8,15 @@ from ipaddress import IPv4Address, IPv6Address
 import attrs
 
 from dwaarx.config.errors import Problem
-from dwaarx.config.model import Address, CertificateSource, Config, ConsoleSsh, Location, Site
+from dwaarx.config.model import (
+    Address,
+    CertificateSource,
+    Config,
+    ConsoleSsh,
+    Location,
+    Site,
+    source_for,
+)
 
 # `curl -0` and its like offer http/1.0, which the same session speaks.
 HTTP_PROTOCOLS = (b"h2", b"http/1.1", b"http/1.0")
@@ -125,8 +133,8 @@ class _Planner:
                 self.name(draft, name, site, (DOT_PROTOCOL,))
 
     def name(self, draft: _Draft, name: str, site: Site, protocols: tuple[bytes, ...]) -> None:
-        source = site.certificate
-        assert source is not None
+        assert site.certificate is not None
+        source = source_for(site.certificate, name)
         known = draft.names.get(name)
         if known is not None:
             if known.source != source:

@@ -135,6 +135,7 @@ class CertificateManager(Service):
         if isinstance(source, InternalCertificate):
             slots = [self._signed(self._issue(source))]
         else:
+            assert isinstance(source, tuple)
             slots = [
                 self._stapled(each, pair)
                 for each, pair in zip(source, files.load_pairs(source), strict=True)
@@ -173,7 +174,7 @@ class CertificateManager(Service):
         try:
             if isinstance(source, InternalCertificate):
                 self._renew(identity, source)
-            else:
+            elif isinstance(source, tuple):
                 self._reload_files(identity, source)
         except CertificateErrors as error:
             return "; ".join(str(each) for each in error.errors)

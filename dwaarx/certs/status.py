@@ -9,7 +9,7 @@ import attrs
 
 from dwaarx.certs.pair import key_name
 from dwaarx.certs.store import Identity, Slot
-from dwaarx.config.model import CertificateSource, InternalCertificate
+from dwaarx.config.model import AcmeCertificate, CertificateSource, InternalCertificate
 from dwaarx.words import utc
 
 
@@ -48,13 +48,15 @@ class CertificateStatus:
 
 def path_of(source: CertificateSource, index: int = 0) -> Path | None:
     """Return the file of a source's certificate; None for an internal one."""
-    return None if isinstance(source, InternalCertificate) else source[index].certificate
+    return source[index].certificate if isinstance(source, tuple) else None
 
 
 def name_of(source: CertificateSource, index: int = 0) -> str:
     """Name one certificate of a source: "files PATH", or "internal NAME…"."""
     if isinstance(source, InternalCertificate):
         return " ".join(("internal", *source.names))
+    if isinstance(source, AcmeCertificate):
+        return f"acme {source.name}"
     return f"files {source[index].certificate}"
 
 

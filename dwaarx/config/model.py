@@ -62,8 +62,95 @@ class InternalCertificate:
     location: Location | None = attrs.field(default=None, eq=False)
 
 
-# A site's certificate: pairs of files (ECDSA and RSA side by side), or one of the local CA.
-CertificateSource = tuple[CertificateFiles, ...] | InternalCertificate
+@attrs.frozen
+class Eab:
+    """External account binding (RFC 8555 section 7.3.4); the key is base64url, as CAs give it."""
+
+    key_id: str
+    mac_key: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class AcmeCa:
+    """`acme_ca DIRECTORY [BUNDLE] { eab KEY_ID MAC_KEY; profile NAME }`.
+
+    `bundle` is a PEM file of the CAs that the directory's own certificate is verified by (None:
+    those of the system).
+    """
+
+    directory: str
+    bundle: Path | None = None
+    eab: Eab | None = None
+    profile: str | None = None
+
+
+@attrs.frozen
+class Rfc2136:
+    """`tls { dns rfc2136 SERVER KEYNAME SECRET [ALGORITHM] }`; the secret is base64.
+
+    The server is a host, or an IP address, and a port.
+    """
+
+    server: Address
+    key_name: str
+    secret: str = attrs.field(repr=False)
+    algorithm: str = "hmac-sha256"
+
+
+@attrs.frozen
+class AcmeSettings:
+    """How certificates by ACME are obtained; the CAs are tried in order.
+
+    `profile` goes before that of the CA. Without `dns` there are no wildcards.
+    """
+
+    cas: tuple[AcmeCa, ...]
+    email: str | None = None
+    dns: Rfc2136 | None = None
+    profile: str | None = None
+    must_staple: bool = False
+
+
+@attrs.frozen
+class AcmeCertificate:
+    """A certificate by ACME for one name, which may be a wildcard.
+
+    The name alone makes it the same: other settings hold from the next renewal on.
+    """
+
+    name: str
+    settings: AcmeSettings = attrs.field(eq=False)
+
+
+@attrs.frozen
+class AutomaticCertificates:
+    """What a site gets that says nothing of files: one by ACME for each of its names.
+
+    Those that no public CA can sign, such as localhost, are together in `internal`.
+    """
+
+    acme: AcmeSettings
+    internal: InternalCertificate | None = None
+
+    def source(self, host: str) -> InternalCertificate | AcmeCertificate:
+        """Return where the certificate of one host of the site comes from."""
+        if self.internal is not None and host in self.internal.names:
+            return self.internal
+        return AcmeCertificate(host, self.acme)
+
+
+# Where one certificate comes from: pairs of files (ECDSA and RSA side by side) count as one.
+CertificateSource = tuple[CertificateFiles, ...] | InternalCertificate | AcmeCertificate
+
+# What a site says of its certificates.
+SiteCertificates = tuple[CertificateFiles, ...] | InternalCertificate | AutomaticCertificates
+
+
+def source_for(certificates: SiteCertificates, host: str) -> CertificateSource:
+    """Return where the certificate of one host of a site comes from."""
+    if isinstance(certificates, AutomaticCertificates):
+        return certificates.source(host)
+    return certificates
 
 
 # --- what a site does with a request ----------------------------------------
@@ -184,7 +271,7 @@ class Site:
 
     addresses: tuple[SiteAddress, ...]
     routes: tuple[Route, ...]
-    certificate: CertificateSource | None
+    certificate: SiteCertificates | None
     dns_over_tls: tuple[Address, ...] = ()
     bind: tuple[str, ...] = ()
     location: Location | None = attrs.field(default=None, eq=False)
@@ -252,6 +339,21 @@ class Timeouts:
 
 
 @attrs.frozen
+class OcspOptions:
+    """`ocsp { … }`; times in seconds.
+
+    A staple is fetched again after `refresh` at the latest, and not sent when it was fetched
+    longer than `max_age` ago. `allow` are the networks where a responder (of OCSP, CRLs or ARI)
+    may be although nobody outside could reach it there.
+    """
+
+    refresh: float = 12 * 3600.0
+    timeout: float = 10.0
+    max_age: float = 7 * 86400.0
+    allow: tuple[IPNetwork, ...] = ()
+
+
+@attrs.frozen
 class ConsoleUnix:
     """`console unix`: STORAGE/console.sock, mode 0600."""
 
@@ -286,3 +388,5 @@ class Config:
     redirect_http: bool = True  # False: auto_https disable_redirects
     console: Console = ConsoleUnix()
     timeouts: Timeouts = Timeouts()
+    ocsp: OcspOptions = OcspOptions()
+    certificate_cache: int = 10_000  # contexts held for handshakes; others are made when needed

@@ -15,11 +15,11 @@ from dwaarx.config.expand import Statement
 from dwaarx.config.model import (
     Address,
     CertificateFiles,
-    CertificateSource,
     InternalCertificate,
     Location,
     Site,
     SiteAddress,
+    SiteCertificates,
 )
 from dwaarx.config.options import Options, bind_addresses
 from dwaarx.config.routes import NOT_YET, REPEATABLE, RouteReader
@@ -177,7 +177,7 @@ class _Reader:
 
     # --- the certificate ----------------------------------------------------
 
-    def _certificate(self, places: list[_Place]) -> CertificateSource | None:
+    def _certificate(self, places: list[_Place]) -> SiteCertificates | None:
         secure = [place for place in places if place.address.tls]
         if not secure:
             if self._tls is not None:
@@ -276,7 +276,7 @@ class _Reader:
         for word in found:
             self._dot.append((addresses.listen_address(word, DOT_PORT), word.location))
 
-    def _dot_addresses(self, certificate: CertificateSource | None) -> tuple[Address, ...]:
+    def _dot_addresses(self, certificate: SiteCertificates | None) -> tuple[Address, ...]:
         found: dict[Address, Location] = {}
         for address, location in self._dot:
             hosts = [address.host] if address.host or not self._bind else self._bind
