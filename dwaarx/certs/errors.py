@@ -69,3 +69,54 @@ class OcspError(Exception):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class FetchFailure(enum.Enum):
+    """The kinds of ways in which a request to a responder fails."""
+
+    REFUSED = "it must not be sent"
+    UNREACHABLE = "nobody answers at that name or address"
+    TIMEOUT = "the answer did not come in time"
+    STATUS = "the answer is an error"
+    TOO_LARGE = "the answer is too large"
+    BROKEN = "the answer breaks off, or is no HTTP"
+
+
+class FetchError(Exception):
+    """A request for an OCSP response, a CRL or renewal information that failed.
+
+    `retry_after` is when the other side wants to be asked again, as POSIX time; None if it did
+    not say.
+    """
+
+    def __init__(self, kind: FetchFailure, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(kind, reason, retry_after)
+        self.kind = kind
+        self.reason = reason
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class CrlError(Exception):
+    """A CRL that cannot be relied on."""
+
+
+class AcmeError(Exception):
+    """A certificate that could not be obtained.
+
+    `rejected` tells a CA that says no (the name, its validation, the account) from one that
+    cannot be reached. `retry_after` is when it wants to be asked again, as POSIX time.
+    """
+
+    def __init__(
+        self, reason: str, retry_after: float | None = None, *, rejected: bool = False
+    ) -> None:
+        super().__init__(reason, retry_after, rejected)
+        self.reason = reason
+        self.retry_after = retry_after
+        self.rejected = rejected
+
+    def __str__(self) -> str:
+        return self.reason
