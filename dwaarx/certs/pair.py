@@ -99,8 +99,19 @@ def load_pair(certificate: Path, key: Path) -> KeyPair:
     Both may be in one file. The certificates above the leaf may stand in any order; those that
     are not on its path are left out. Raises CertificateError with the path of the file at fault.
     """
-    leaf, *others = load_certificates(certificate)
-    private = load_key(key)
+    return _pair(load_certificates(certificate), load_key(key), certificate, key)
+
+
+def parse_pair(data: bytes, path: Path) -> KeyPair:
+    """Read a chain and its key from the contents of one file; as `load_pair` does otherwise."""
+    _check_pem(data, "certificate", path)
+    return _pair(_certificates(data, path), _key(data, path), path, path)
+
+
+def _pair(
+    certificates: list[x509.Certificate], private: PrivateKey, certificate: Path, key: Path
+) -> KeyPair:
+    leaf, *others = certificates
     if not keys_match(private, leaf):
         if any(keys_match(private, other) for other in others):
             raise CertificateError(
@@ -120,7 +131,10 @@ def load_pair(certificate: Path, key: Path) -> KeyPair:
 
 def load_certificates(path: Path) -> list[x509.Certificate]:
     """Read the certificates of a PEM file, at least one; raises CertificateError."""
-    data = _read_pem(path, "certificate")
+    return _certificates(_read_pem(path, "certificate"), path)
+
+
+def _certificates(data: bytes, path: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(data)
     except PARSE_ERRORS as error:
@@ -139,7 +153,10 @@ def _is_cut_off(data: bytes) -> bool:
 
 def load_key(path: Path) -> PrivateKey:
     """Read the first private key of a PEM file; raises CertificateError."""
-    data = _read_pem(path, "key")
+    return _key(_read_pem(path, "key"), path)
+
+
+def _key(data: bytes, path: Path) -> PrivateKey:
     try:
         key = load_pem_private_key(data, password=None)
     except TypeError as error:
@@ -187,11 +204,15 @@ def _read_pem(path: Path, what: str) -> bytes:
         data = read_file(path)
     except OSError as error:
         raise CertificateError(path, f"cannot be read: {reason_of(error)}") from error
+    _check_pem(data, what, path)
+    return data
+
+
+def _check_pem(data: bytes, what: str, path: Path) -> None:
     if b"-----BEGIN " not in data:
         raise CertificateError(path, f"holds no PEM {what}" if data else "is empty")
     if _is_cut_off(data):
         raise CertificateError(path, "is cut off: it has a PEM block without an end")
-    return data
 
 
 def _first_sentence(error: Exception) -> str:

@@ -110,11 +110,40 @@ class Storage:
         """Return a file's contents; raises FileNotFoundError, or another OSError."""
         return read_file(self.path(name))
 
-    def write(self, name: str, data: bytes, mode: int = 0o600) -> None:
-        """Write a file atomically, making its folder if need be; raises OSError."""
+    def write(
+        self, name: str, data: bytes, mode: int = 0o600, modified: float | None = None
+    ) -> None:
+        """Write a file atomically, making its folder if need be; raises OSError.
+
+        `modified` is what the file is to say of its age, as POSIX time; None: now.
+        """
         path = self.path(name)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(path, data, mode)
+        if modified is not None:
+            os.utime(path, (modified, modified))
+
+    def names(self, folder: str) -> set[str]:
+        """Return the names of the files in a folder, without the folder; raises OSError."""
+        try:
+            with os.scandir(self.path(folder)) as entries:
+                return {entry.name for entry in entries}
+        except FileNotFoundError:
+            return set()
+
+    def modified(self, name: str) -> float:
+        """Return when a file was written, as POSIX time; raises OSError."""
+        return self.path(name).stat().st_mtime
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there; raises OSError."""
+        self.path(name).unlink(missing_ok=True)
+
+    def move(self, name: str, new: str) -> None:
+        """Give a file another name in the same folder; raises OSError."""
+        path = self.path(new)
+        self.path(name).rename(path)
+        _sync_folder(path.parent)
 
     def clear(self) -> None:
         """Remove what writes left behind that were interrupted by a kill; keys are among it."""

@@ -1,0 +1,79 @@
+"""The staples on disk: one for each certificate, believed no more than a responder's answer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from dwaarx.certs import ocsp
+from dwaarx.certs.errors import OcspError, Refusal
+from dwaarx.certs.ocsp import Staple
+from dwaarx.certs.overlay import Overlay
+from dwaarx.certs.pair import KeyPair
+from dwaarx.words import reason_of, utc
+
+
+@attrs.frozen
+class Fetched:
+    """A verified staple, and when it was fetched; times are UTC."""
+
+    staple: Staple
+    at: datetime
+
+    def until(self, max_age: float) -> datetime:
+        """Return when it is not to be sent any more: its end, or `max_age` seconds' age."""
+        return min(self.staple.end, self.at + timedelta(seconds=max_age))
+
+
+class StapleStore:
+    """Staples by certificate, in `ocsp/<sha256 of the certificate>.der`.
+
+    When one was fetched is the file's time.
+    """
+
+    def __init__(self, overlay: Overlay, now: Callable[[], datetime]) -> None:
+        self._overlay = overlay
+        self._now = now
+
+    def load(self, pair: KeyPair) -> Fetched:
+        """Read and verify the staple of a pair; raises OcspError, of kind NONE if there is none."""
+        name = _name(pair.certificate)
+        path = self._overlay.storage.path(name)
+        issuer = pair.issuer
+        if issuer is None:
+            raise OcspError(Refusal.NO_ISSUER, "the chain does not hold the issuer's certificate")
+        try:
+            data = self._overlay.read(name)
+            at = datetime.fromtimestamp(self._overlay.modified(name), UTC)
+        except FileNotFoundError as error:
+            raise OcspError(Refusal.NONE, "no response was fetched yet") from error
+        except OSError as error:
+            message = f"{path}: cannot be read: {reason_of(error)}"
+            raise OcspError(Refusal.UNREADABLE, message) from error
+        now = self._now()
+        try:
+            staple = ocsp.verify(data, pair.certificate, issuer, now)
+            if staple.end <= now:
+                raise OcspError(Refusal.EXPIRED, f"the response expired at {utc(staple.end)}")
+        except OcspError as error:
+            raise OcspError(error.kind, f"{path}: {error.reason}") from error
+        return Fetched(staple, min(at, now))  # a file of the future is as old as can be known
+
+    def save(self, pair: KeyPair, staple: Staple) -> Fetched:
+        """Keep a staple that was fetched and verified now."""
+        now = self._now()
+        self._overlay.write(_name(pair.certificate), staple.der, now.timestamp(), 0o644)
+        return Fetched(staple, now)
+
+    def forget(self, certificate: x509.Certificate) -> None:
+        """Remove the staple of a certificate that is revoked, or no longer in use."""
+        self._overlay.remove(_name(certificate))
+
+
+def _name(certificate: x509.Certificate) -> str:
+    return f"ocsp/{hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()}.der"
