@@ -25,7 +25,7 @@ from dwaarx.certs.status import (
     status_of,
 )
 from dwaarx.certs.storage import Storage
-from dwaarx.certs.store import Identity, Slot
+from dwaarx.certs.store import ContextCache, Identity, Slot, openssl_reason
 from dwaarx.config.model import CertificateFiles, CertificateSource, InternalCertificate
 from dwaarx.words import utc
 
@@ -51,6 +51,7 @@ class CertificateManager(Service):
         self.internal = InternalCA(storage, now)
         self._now = now
         self._held: dict[CertificateSource, Identity] = {}
+        self._cache = ContextCache(0)  # all that are held are pinned
         # When a failed renewal of an internal certificate is tried again.
         self._retry: dict[CertificateSource, datetime] = {}
         self._loop = LoopingCall(self._maintain)
@@ -132,18 +133,19 @@ class CertificateManager(Service):
     # --- loading ------------------------------------------------------------
 
     def _make(self, source: CertificateSource) -> Identity:
+        identity = Identity(source, lambda: self._load(source), self._now, self._cache)
+        identity.pinned = True
+        self._replace(identity, self._load(source))
+        return identity
+
+    def _load(self, source: CertificateSource) -> list[Slot]:
         if isinstance(source, InternalCertificate):
-            slots = [self._signed(self._issue(source))]
-        else:
-            assert isinstance(source, tuple)
-            slots = [
-                self._stapled(each, pair)
-                for each, pair in zip(source, files.load_pairs(source), strict=True)
-            ]
-        try:
-            return Identity(source, slots, self._now)
-        except SSL.Error as error:
-            raise CertificateErrors([_unfit(source, error)]) from error
+            return [self._signed(self._issue(source))]
+        assert isinstance(source, tuple)
+        return [
+            self._stapled(each, pair)
+            for each, pair in zip(source, files.load_pairs(source), strict=True)
+        ]
 
     def _stapled(self, source: CertificateFiles, pair: KeyPair, former: Slot | None = None) -> Slot:
         """Make a slot with the staple of the file, or with the former one while that is good."""
@@ -342,8 +344,4 @@ def _same(pair: KeyPair, other: KeyPair) -> bool:
 
 
 def _unfit(source: CertificateSource, error: SSL.Error) -> CertificateError:
-    """Put OpenSSL's error, a list of (library, function, reason), into words."""
-    details = error.args[0] if error.args else ()
-    reason = "; ".join(detail[2] for detail in details) or "no reason given"
-    path = path_of(source) or Path(name_of(source))
-    return CertificateError(path, f"OpenSSL does not take it: {reason}")
+    return CertificateError(path_of(source) or Path(name_of(source)), openssl_reason(error))

@@ -53,8 +53,8 @@ class HasContext(Interface):
     """A certificate as the listener sees it: the context of the moment."""
 
     @property
-    def context(self) -> SSL.Context:
-        """The context for the next handshake; it changes on renewal."""
+    def context(self) -> SSL.Context | None:
+        """The context for the next handshake, None if there is none; it must not raise."""
 
 
 @attrs.frozen
@@ -249,7 +249,7 @@ class _Negotiation:
         self.server_name: str | None = None
         self.protocols: tuple[bytes, ...] = ()
 
-    def choose(self, server_name: bytes | None) -> SSL.Context:
+    def choose(self, server_name: bytes | None) -> SSL.Context | None:
         self.server_name = name = normal_name(server_name)
         endpoint, self.protocols = self.listener.endpoint(name)
         return endpoint.certificate.context

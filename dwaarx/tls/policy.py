@@ -58,8 +58,8 @@ class Negotiation(Protocol):
     def protocols(self) -> Sequence[bytes]:
         """The ALPN names that are served, the most wanted first; known after `choose`."""
 
-    def choose(self, server_name: bytes | None) -> SSL.Context:
-        """Return the context for an SNI name as sent (None: no SNI)."""
+    def choose(self, server_name: bytes | None) -> SSL.Context | None:
+        """Return the context for an SNI name as sent (None: no SNI); None if it has none."""
 
 
 class Negotiator(Protocol):
@@ -88,7 +88,10 @@ def _select_protocol(connection: SSL.Connection, offered: list[bytes]) -> bytes:
 
 def _switch_context(connection: SSL.Connection) -> None:
     negotiator: Negotiator = connection.get_app_data()
-    connection.set_context(negotiator.negotiation.choose(connection.get_servername()))
+    context = negotiator.negotiation.choose(connection.get_servername())
+    # Without one, OpenSSL finds that the base context has no certificate: handshake_failure.
+    if context is not None:
+        connection.set_context(context)
 
 
 def _context() -> SSL.Context:
@@ -132,7 +135,8 @@ def certificate_context(
     `identities` holds keys with their chains, leaf first; the keys are of different types
     (ECDSA beside RSA), and OpenSSL takes the one that fits the client. `staple` is asked for the
     OCSP response (DER, b"" for none) in a handshake whose client wants one; it must not raise,
-    for an exception there ends the handshake. Raises `OpenSSL.SSL.Error` if a key does not fit.
+    for an exception there ends the handshake. Raises `OpenSSL.SSL.Error` if a key does not fit,
+    or no file descriptor is left.
     """
     context = _context()
     for key, chain in identities:
@@ -149,7 +153,10 @@ def _use_chain(context: SSL.Context, chain: Sequence[x509.Certificate]) -> None:
     `add_extra_chain_cert` sets one chain for every key type; only the function that reads a
     file keeps them apart. The file is in memory and holds certificates, no key.
     """
-    descriptor = os.memfd_create("chain")
+    try:
+        descriptor = os.memfd_create("chain")
+    except OSError as error:
+        raise SSL.Error([("memfd", "", error.strerror)]) from error
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             file.writelines(each.public_bytes(Encoding.PEM) for each in chain)

@@ -26,7 +26,7 @@ class Negotiator:
     def negotiation(self) -> Negotiator:
         return self
 
-    def choose(self, server_name: bytes | None) -> SSL.Context:
+    def choose(self, server_name: bytes | None) -> SSL.Context | None:
         return self.identity.context
 
 

@@ -7,7 +7,7 @@ import pytest
 from dwaarx.certs.errors import OcspError, Refusal
 from dwaarx.certs.ocsp import verify
 from dwaarx.certs.pair import load_pair
-from dwaarx.certs.store import Identity, Slot, Stapler
+from dwaarx.certs.store import RETRY_LOAD, ContextCache, Identity, Slot, Stapler
 from dwaarx.config.model import CertificateFiles
 from tests.certs import pki
 from tests.certs.handshakes import begin, handshake, pump, server_connection
@@ -53,7 +53,9 @@ def slot(tmp_path):
 @pytest.fixture
 def identity(slot, time, tmp_path):
     source = (CertificateFiles(tmp_path / "p256.pem", tmp_path / "p256.key"),)
-    return Identity(source, [slot("p256")], time)
+    identity = Identity(source, lambda: [slot("p256")], time, ContextCache(10))
+    assert identity.context is not None
+    return identity
 
 
 def der(slot: Slot) -> bytes:
