@@ -5,18 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from dwaarx.certs import ocsp
 from dwaarx.certs.errors import CertificateError, CertificateErrors, OcspError, Refusal
 from dwaarx.certs.ocsp import Staple
 from dwaarx.certs.pair import KeyPair, load_pair
+from dwaarx.certs.staple_store import verified
 from dwaarx.certs.storage import read_file
 from dwaarx.config.model import CertificateFiles
-from dwaarx.words import reason_of, utc
+from dwaarx.words import reason_of
 
 # A response by a delegate with an RSA 4096 certificate is about 4 KiB; every handshake carries it.
 MAX_STAPLE = 1 << 16
 
-NO_FILE = "no staple file is given (`ocsp FILE`), and fetching staples is not available yet"
+NO_FILE = "no staple file is given (`ocsp FILE`)"
 
 
 def load_pairs(source: tuple[CertificateFiles, ...]) -> tuple[KeyPair, ...]:
@@ -55,8 +55,14 @@ def read_staple(files: CertificateFiles, pair: KeyPair, now: datetime) -> Staple
     path = files.ocsp
     if path is None:
         raise OcspError(Refusal.NONE, NO_FILE)
+    if pair.issuer is None:
+        raise OcspError(
+            Refusal.NO_ISSUER,
+            f"{path}: cannot be verified: no issuer in {files.certificate}: append the CA "
+            "certificate",
+        )
     try:
-        return _verified(_read(path), files, pair, now)
+        return verified(_read(path), pair, now)
     except OcspError as error:
         raise OcspError(error.kind, f"{path}: {error.reason}") from error
 
@@ -69,16 +75,3 @@ def _read(path: Path) -> bytes:
     if not data:
         raise OcspError(Refusal.UNREADABLE, "is empty")
     return data
-
-
-def _verified(data: bytes, files: CertificateFiles, pair: KeyPair, now: datetime) -> Staple:
-    if pair.issuer is None:
-        raise OcspError(
-            Refusal.NO_ISSUER,
-            f"cannot be verified: no issuer in {files.certificate}: append the CA certificate",
-        )
-    staple = ocsp.verify(data, pair.certificate, pair.issuer, now)
-    # Verification forgives five minutes, because clocks differ; sending does not.
-    if staple.end <= now:
-        raise OcspError(Refusal.EXPIRED, f"the response expired at {utc(staple.end)}")
-    return staple

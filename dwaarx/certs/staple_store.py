@@ -30,6 +30,20 @@ class Fetched:
         return min(self.staple.end, self.at + timedelta(seconds=max_age))
 
 
+def verified(data: bytes, pair: KeyPair, now: datetime) -> Staple:
+    """Check a response for a pair as `ocsp.verify` does, and that it can be sent now.
+
+    Raises OcspError, of kind NO_ISSUER if the chain does not hold the issuer.
+    """
+    if pair.issuer is None:
+        raise OcspError(Refusal.NO_ISSUER, "the chain does not hold the issuer's certificate")
+    staple = ocsp.verify(data, pair.certificate, pair.issuer, now)
+    # Verification forgives five minutes, because clocks differ; sending does not.
+    if staple.end <= now:
+        raise OcspError(Refusal.EXPIRED, f"the response expired at {utc(staple.end)}")
+    return staple
+
+
 class StapleStore:
     """Staples by certificate, in `ocsp/<sha256 of the certificate>.der`.
 
@@ -44,9 +58,6 @@ class StapleStore:
         """Read and verify the staple of a pair; raises OcspError, of kind NONE if there is none."""
         name = _name(pair.certificate)
         path = self._overlay.storage.path(name)
-        issuer = pair.issuer
-        if issuer is None:
-            raise OcspError(Refusal.NO_ISSUER, "the chain does not hold the issuer's certificate")
         try:
             data = self._overlay.read(name)
             at = datetime.fromtimestamp(self._overlay.modified(name), UTC)
@@ -57,9 +68,7 @@ class StapleStore:
             raise OcspError(Refusal.UNREADABLE, message) from error
         now = self._now()
         try:
-            staple = ocsp.verify(data, pair.certificate, issuer, now)
-            if staple.end <= now:
-                raise OcspError(Refusal.EXPIRED, f"the response expired at {utc(staple.end)}")
+            staple = verified(data, pair, now)
         except OcspError as error:
             raise OcspError(error.kind, f"{path}: {error.reason}") from error
         return Fetched(staple, min(at, now))  # a file of the future is as old as can be known
