@@ -128,7 +128,7 @@ def test_without_a_staple_file(manager, site):
     assert handshake(identity)[1] is None
     [status] = manager.status()
     assert status.staple == "none"
-    assert "not available yet" in status.why_not_stapled
+    assert "no staple file is given" in status.why_not_stapled
 
 
 def test_equal_sources_share_one_identity(manager, site):
