@@ -24,6 +24,8 @@ _log = Logger()
 # before this has passed: clients may come many times a second.
 RETRY_LOAD = timedelta(seconds=10)
 
+_NOT_YET = "there is no certificate yet"
+
 
 class Slot:
     """One pair and its present staple.
@@ -203,7 +205,8 @@ class Identity:
         context = self._context
         if context is None:
             self._failed = now
-            if self.unavailable != former:
+            # Each name once, for clients can provoke it; whoever obtains tells of what is to come.
+            if self.unavailable not in (former, _NOT_YET):
                 _log.warn("no handshake: {reason}", reason=self.unavailable)
         else:
             self._failed = None
@@ -216,7 +219,7 @@ class Identity:
         try:
             slots = self._load()
             if not slots:
-                return "there is no certificate yet"
+                return _NOT_YET
             self._serve(slots)
         except CertificateErrors as error:
             return str(error)
