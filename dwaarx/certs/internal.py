@@ -1,193 +1,172 @@
-"""The local CA behind `tls internal`: a root trusted by hand, and short-lived leaves."""
+"""The local CA behind `tls internal`: a root trusted by hand, an intermediate, and its leaves."""
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
-import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import attrs
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from twisted.logger import Logger
 
-from dwaarx.certs import ocsp_sign, schedule
-from dwaarx.certs.errors import CertificateError
-from dwaarx.certs.matching import issued_by
-from dwaarx.certs.pair import KeyPair, load_pair
-from dwaarx.certs.storage import Storage
-from dwaarx.words import reason_of
+from dwaarx.certs import minting, ocsp_sign, schedule
+from dwaarx.certs.errors import CertificateError, OcspError, Refusal
+from dwaarx.certs.matching import PARSE_ERRORS, issued_by, keys_match
+from dwaarx.certs.pair import KeyPair, load_certificates, load_key, load_pair
+from dwaarx.certs.storage import Storage, read_file
+from dwaarx.tls.policy import PrivateKey
+from dwaarx.words import reason_of, utc
 
 _log = Logger()
 
 _ROOT = "internal/root.pem"
 _FORMER_ROOT = "internal/root.old.pem"
 _ROOT_CERTIFICATE = "internal/root.crt"
+_INTERMEDIATE = "internal/intermediate.pem"
 
-# Certificates begin a little in the past, for clients whose clocks are late.
-_BACKDATING = timedelta(minutes=5)
+# Who has taken the root's key away is told each day that it is wanted, not at each look.
+_REMINDER = timedelta(days=1)
 
-# A name, or a wildcard for one label; underscores are no host names, but are in use.
-_DNS_NAME = re.compile(r"(\*\.)?([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}", re.IGNORECASE)
 
-# X.520's upper bound of a common name.
-_MAX_COMMON_NAME = 64
+@attrs.frozen
+class Root:
+    """The root, with its key unless that is kept elsewhere."""
 
-_NO_USAGE = dict.fromkeys(
-    (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    ),
-    False,
-)
+    certificate: x509.Certificate
+    key: PrivateKey | None
+
+    @property
+    def takes_intermediates(self) -> bool:
+        """Whether a CA may stand between it and a leaf; not so with a path length of 0."""
+        extension = self.certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+        return extension.value.path_length != 0
+
+    def pem(self) -> bytes:
+        """Return what `internal/root.pem` holds."""
+        if self.key is None:
+            return self.certificate.public_bytes(Encoding.PEM)
+        return KeyPair(self.certificate, (), self.key).pem()
 
 
 class InternalCA:
-    """Issues certificates from a root that is kept in the storage.
+    """Issues certificates from an intermediate below a root; both are kept in the storage.
 
-    The root is `internal/root.pem` (key and certificate in one file, 0600); its certificate
-    alone is `internal/root.crt` (0644), for clients. The root is read, or made, when it is first
-    needed; a damaged one is never overwritten, because people trust it by hand.
+    The root is `internal/root.pem` (key and certificate in one file, 0600), the intermediate
+    `internal/intermediate.pem`; the root's certificate alone is `internal/root.crt` (0644), for
+    clients. They are read, or made, when first needed. A damaged root is never overwritten, and
+    one that cannot be written is not used, because people trust it by hand. A root without its
+    key will do for as long as the intermediate lives. A root of path length 0, which cannot be
+    one made here, issues leaves itself.
     """
 
     def __init__(self, storage: Storage, now: Callable[[], datetime]) -> None:
         self._storage = storage
         self._now = now
-        self._root: KeyPair | None = None
+        self._root: Root | None = None
+        self._intermediate: KeyPair | None = None
+        # What could not be written, by its name in the storage, and what was said of each name.
+        self._unwritten: dict[str, KeyPair] = {}
+        self._told: dict[str, str] = {}
+        self._reminded: datetime | None = None
+        self._retry_root: datetime | None = None
 
     @property
     def root_path(self) -> Path:
         """The PEM file of the root's certificate, which clients are to trust."""
         return self._storage.path(_ROOT_CERTIFICATE)
 
-    def root(self) -> KeyPair:
+    def root(self) -> Root:
         """Return the root, made anew if there is none or it ends soon; raises CertificateError."""
         if self._root is None:
             self._root = self._load_root()
-        ends = self._root.certificate.not_valid_after_utc
-        if self._now() >= schedule.root_renewal(ends):
-            _log.warn(
-                "the internal root ends at {ends}, so a new one is made: "
-                "clients must be given the new {path}",
-                ends=ends,
-                path=str(self.root_path),
-            )
-            # Should it be someone's own, its key is not lost.
-            self._write(_FORMER_ROOT, self._root.pem(), 0o600)
-            self._root = self._make_root()
+        if self._now() >= schedule.root_renewal(self._root.certificate.not_valid_after_utc):
+            self._root = self._successor(self._root)
         return self._root
 
-    def reload_root(self) -> None:
-        """Read the root again; raises CertificateError, and then goes on with the present one."""
-        self._root = self._load_root()
+    def issuer(self) -> KeyPair:
+        """Return what signs leaves and staples now: the intermediate, made anew if it is due.
 
-    def issue(self, names: Sequence[str]) -> KeyPair:
-        """Return a pair for these DNS names, wildcards and IP literals; its chain is the root.
-
-        The one in the storage is taken again if it is for these names, of the present root and
-        not due for renewal; else a new one is made and kept. Raises CertificateError.
+        Raises CertificateError.
         """
         root = self.root()
-        name = f"certificates/{_file_name(names)}"
-        kept = self._load_leaf(name)
-        if kept is not None and self.is_fresh(kept, names):
+        if not root.takes_intermediates:
+            return self._as_issuer(root)
+        present = self._intermediate
+        if present is None or self._out_of_date(present) is not None:
+            present = self._load_intermediate(root)
+        if present is None or self._is_due(present, root):
+            present = self._make_intermediate(root, present)
+        self._intermediate = present
+        return present
+
+    def reload_root(self) -> None:
+        """Read root and intermediate again; raises CertificateError, and then keeps the present."""
+        former = self._root, self._intermediate
+        try:
+            self._root, self._intermediate = self._load_root(), None
+            self.issuer()
+        except CertificateError:
+            self._root, self._intermediate = former
+            raise
+
+    # --- the leaves ---------------------------------------------------------
+
+    def path_name(self, names: Sequence[str]) -> str:
+        """Return the name in the storage of the file that keeps the leaf of these names."""
+        return f"certificates/{minting.file_name(names)}"
+
+    def load(self, names: Sequence[str]) -> KeyPair | None:
+        """Return the leaf that is kept for these names; None if a new one is due.
+
+        Raises CertificateError if root or intermediate cannot be used.
+        """
+        name = self.path_name(names)
+        pair = self._unwritten.get(name) or self._load_leaf(name)
+        return pair if pair is not None and self.is_fresh(pair, names) else None
+
+    def issue(self, names: Sequence[str]) -> KeyPair:
+        """Return a pair for these DNS names, wildcards and IP literals; its chain is the issuer.
+
+        The one that is kept is taken again if it is fresh; else a new one is made and kept: in
+        memory with a warning if it cannot be written. Raises CertificateError.
+        """
+        self._write_late()
+        kept = self.load(names)
+        if kept is not None:
             return kept
-        pair = self._make_leaf(names, root, self._storage.path(name))
-        self._write(name, pair.pem(), 0o600)
+        issuer, name = self.issuer(), self.path_name(names)
+        try:
+            pair = minting.make_leaf(names, issuer, self._now())
+        except ValueError as error:
+            path = self._storage.path(name)
+            raise CertificateError(path, f"cannot be made for these names: {error}") from error
+        self._keep(name, pair)
         return pair
 
     def is_fresh(self, pair: KeyPair, names: Sequence[str]) -> bool:
-        """Whether a pair fits the names and the present root, and is not due for renewal."""
+        """Whether a pair fits the names and the present issuer, and is not due for renewal.
+
+        Raises CertificateError if root or intermediate cannot be used.
+        """
         certificate = pair.certificate
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         return (
-            sorted(pair.names) == sorted(_normal(name) for name in names)
-            and pair.issuer == self.root().certificate
+            sorted(pair.names) == sorted(minting.normal(name) for name in names)
+            and pair.issuer == self.issuer().certificate
             and begin <= self._now() < schedule.leaf_renewal(begin, end)
         )
 
     def sign_staple(self, pair: KeyPair) -> bytes:
-        """Sign an OCSP response for a leaf of the present root; raises OcspError."""
-        root = self.root()
-        return ocsp_sign.generate(
-            pair.certificate, root.certificate, root.key, self._now(), schedule.STAPLE_VALIDITY
-        )
-
-    def _write(self, name: str, data: bytes, mode: int) -> None:
+        """Sign an OCSP response for a leaf of the present issuer; raises OcspError."""
         try:
-            self._storage.write(name, data, mode)
-        except OSError as error:
-            raise CertificateError(
-                self._storage.path(name), f"cannot be written: {reason_of(error)}"
-            ) from error
-
-    # --- the root -----------------------------------------------------------
-
-    def _load_root(self) -> KeyPair:
-        path = self._storage.path(_ROOT)
-        if not _exists(path):
-            return self._make_root()
-        advice = (
-            "restore the file from a backup; or remove it, then a new root is made, "
-            "which clients have to be told to trust"
-        )
-        try:
-            root = load_pair(path, path)
+            issuer = self.issuer()
         except CertificateError as error:
-            raise CertificateError(
-                path, f"the internal root is damaged: {error.reason}; {advice}"
-            ) from error
-        if not _is_root(root.certificate):
-            raise CertificateError(path, f"holds no self-signed CA certificate; {advice}")
-        self._publish(root)
-        return root
-
-    def _make_root(self) -> KeyPair:
-        key = ec.generate_private_key(ec.SECP256R1())
-        now = self._now()
-        subject = _common_name(f"dwaarx internal CA {now:%Y-%m-%d}")
-        # digitalSignature, because the root signs OCSP responses itself.
-        usage = x509.KeyUsage(
-            **_NO_USAGE | {"key_cert_sign": True, "crl_sign": True, "digital_signature": True}
+            raise OcspError(Refusal.SIGNER, f"nobody can sign: {error}") from error
+        return ocsp_sign.generate(
+            pair.certificate, issuer.certificate, issuer.key, self._now(), schedule.STAPLE_VALIDITY
         )
-        certificate = (
-            _builder(subject, subject, key, now, now + schedule.ROOT_LIFETIME)
-            # One intermediate may come between root and leaves without a new root to trust.
-            .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-            .add_extension(usage, critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        root = KeyPair(certificate, (), key)
-        self._write(_ROOT, root.pem(), 0o600)
-        self._publish(root)
-        _log.info(
-            "made a new internal root; clients have to trust {path}", path=str(self.root_path)
-        )
-        return root
-
-    def _publish(self, root: KeyPair) -> None:
-        """See that root.crt holds the root's certificate."""
-        data = root.certificate.public_bytes(Encoding.PEM)
-        try:
-            if self._storage.read(_ROOT_CERTIFICATE) == data:
-                return
-        except OSError:
-            pass  # missing or unreadable: written again below, which says what is wrong
-        self._write(_ROOT_CERTIFICATE, data, 0o644)
-
-    # --- the leaves ---------------------------------------------------------
 
     def _load_leaf(self, name: str) -> KeyPair | None:
         path = self._storage.path(name)
@@ -196,36 +175,207 @@ class InternalCA:
         try:
             return load_pair(path, path)
         except CertificateError as error:
-            _log.warn(
-                "an internal certificate is damaged, a new one is made: {path}: {reason}",
-                path=str(path),
-                reason=error.reason,
-            )
+            self._tell(name, f"an internal certificate is damaged, a new one is made: {error}")
             return None
 
-    def _make_leaf(self, names: Sequence[str], root: KeyPair, path: Path) -> KeyPair:
-        key = ec.generate_private_key(ec.SECP256R1())
-        now = self._now()
-        end = min(now + schedule.LEAF_LIFETIME, root.certificate.not_valid_after_utc)
-        try:
-            alternatives = [_general_name(name) for name in names]
-        except ValueError as error:
-            raise CertificateError(path, f"cannot be made for these names: {error}") from error
-        if not alternatives:
-            raise CertificateError(path, "there are no names to make a certificate for")
-        subject = _common_name(names[0]) if len(names[0]) <= _MAX_COMMON_NAME else x509.Name([])
-        usage = x509.KeyUsage(**_NO_USAGE | {"digital_signature": True})
-        certificate = (
-            _builder(subject, root.certificate.subject, key, now, end)
-            # RFC 5280 section 4.2.1.6: critical if it is all that names the subject.
-            .add_extension(x509.SubjectAlternativeName(alternatives), critical=not list(subject))
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(usage, critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(_authority_key_identifier(root.certificate), critical=False)
-            .sign(root.key, ocsp_sign.signature_hash(root.key))
+    # --- the root -----------------------------------------------------------
+
+    def _load_root(self) -> Root:
+        path = self._storage.path(_ROOT)
+        if not _exists(path):
+            return self._make_root()
+        advice = (
+            "restore the file from a backup; or remove it, then a new root is made, "
+            "which clients have to be told to trust"
         )
-        return KeyPair(certificate, (root.certificate,), key)
+        try:
+            certificate = load_certificates(path)[0]
+            key = load_key(path) if b"PRIVATE KEY-----" in read_file(path) else None
+        except CertificateError as error:
+            raise CertificateError(
+                path, f"the internal root is damaged: {error.reason}; {advice}"
+            ) from error
+        except OSError as error:
+            raise CertificateError(path, f"cannot be read: {reason_of(error)}") from error
+        if not (_is_ca(certificate) and issued_by(certificate, certificate)):
+            raise CertificateError(path, f"holds no self-signed CA certificate; {advice}")
+        if key is not None and not keys_match(key, certificate):
+            raise CertificateError(
+                path, f"the internal root is damaged: its key is not the certificate's; {advice}"
+            )
+        root = Root(certificate, key)
+        self._publish(root)
+        return root
+
+    def _make_root(self) -> Root:
+        made = minting.make_root(self._now())
+        root = Root(made.certificate, made.key)
+        self._write(_ROOT, root.pem(), 0o600)
+        self._publish(root)
+        _log.info(
+            "made a new internal root; clients have to trust {path}", path=str(self.root_path)
+        )
+        return root
+
+    def _successor(self, root: Root) -> Root:
+        """Make a new root in place of one that ends soon; that one, for as long as it fails."""
+        ends = root.certificate.not_valid_after_utc
+        if root.key is None:
+            # Whoever took the key away does not want one here that he knows nothing of.
+            self._remind(
+                f"the internal root ends at {utc(ends)}, and its key is not here: put another "
+                f"root in the place of {self._storage.path(_ROOT)}, or remove it to have one made"
+            )
+            return root
+        now = self._now()
+        if now < ends and self._retry_root is not None and now < self._retry_root:
+            return root
+        _log.warn(
+            "the internal root ends at {ends}, so a new one is made: "
+            "clients must be given the new {path}",
+            ends=utc(ends),
+            path=str(self.root_path),
+        )
+        try:
+            # Should it be someone's own, its key is not lost.
+            self._write(_FORMER_ROOT, root.pem(), 0o600)
+            made = self._make_root()
+        except CertificateError as error:
+            if now >= ends:
+                raise
+            _log.error("the internal root stays for now: {reason}", reason=str(error))
+            self._retry_root = now + schedule.RETRY
+            return root
+        self._intermediate = self._retry_root = None
+        return made
+
+    def _publish(self, root: Root) -> None:
+        """See that root.crt holds the root's certificate."""
+        data = root.certificate.public_bytes(Encoding.PEM)
+        try:
+            if self._storage.read(_ROOT_CERTIFICATE) == data:
+                return
+        except OSError:
+            pass  # missing or unreadable: written again below, which says what is wrong
+        try:
+            self._write(_ROOT_CERTIFICATE, data, 0o644)
+        except CertificateError as error:
+            self._tell(_ROOT_CERTIFICATE, str(error))
+
+    # --- the intermediate ---------------------------------------------------
+
+    def _as_issuer(self, root: Root) -> KeyPair:
+        if root.key is None:
+            raise CertificateError(
+                self._storage.path(_ROOT),
+                "holds no key, and a root of path length 0 must sign the leaves itself",
+            )
+        return KeyPair(root.certificate, (), root.key)
+
+    def _load_intermediate(self, root: Root) -> KeyPair | None:
+        """Return the one that is kept; None if there is none, or it is of no use.
+
+        Raises CertificateError if it is of no use and no other can be made.
+        """
+        path = self._storage.path(_INTERMEDIATE)
+        pair = self._unwritten.get(_INTERMEDIATE)
+        try:
+            if pair is None:
+                pair = load_pair(path, path) if _exists(path) else None
+            flaw = None if pair is None else self._flaw(pair, root)
+        except CertificateError as error:
+            flaw = error.reason
+        if flaw is None:
+            return pair
+        if root.key is not None:
+            self._tell(_INTERMEDIATE, f"a new internal intermediate is made: {path}: {flaw}")
+            return None
+        raise CertificateError(path, f"{flaw}; {self._want_of_key()}")
+
+    def _flaw(self, pair: KeyPair, root: Root) -> str | None:
+        """Say why an intermediate cannot issue now; None if it can."""
+        certificate = pair.certificate
+        if certificate == root.certificate or not issued_by(certificate, root.certificate):
+            return "was not issued by the present root"
+        if not _is_ca(certificate):
+            return "holds no CA certificate"
+        return self._out_of_date(pair)
+
+    def _out_of_date(self, pair: KeyPair) -> str | None:
+        begin, end = pair.certificate.not_valid_before_utc, pair.certificate.not_valid_after_utc
+        if self._now() >= end:
+            return f"expired at {utc(end)}"
+        if self._now() < begin:
+            return f"is not valid before {utc(begin)}"
+        return None
+
+    def _is_due(self, pair: KeyPair, root: Root) -> bool:
+        """Whether a third of its life is left, unless another could not live any longer."""
+        begin, end = pair.certificate.not_valid_before_utc, pair.certificate.not_valid_after_utc
+        return (
+            self._now() >= schedule.leaf_renewal(begin, end)
+            and end < root.certificate.not_valid_after_utc
+        )
+
+    def _make_intermediate(self, root: Root, former: KeyPair | None) -> KeyPair:
+        if root.key is None:
+            if former is None:
+                path = self._storage.path(_INTERMEDIATE)
+                raise CertificateError(path, f"is missing; {self._want_of_key()}")
+            ends = utc(former.certificate.not_valid_after_utc)
+            self._remind(f"the internal intermediate ends at {ends}; {self._want_of_key()}")
+            return former
+        pair = minting.make_intermediate(root.certificate, root.key, self._now())
+        self._keep(_INTERMEDIATE, pair)
+        _log.info(
+            "made a new internal intermediate, good until {end}",
+            end=utc(pair.certificate.not_valid_after_utc),
+        )
+        return pair
+
+    def _want_of_key(self) -> str:
+        path = self._storage.path(_ROOT)
+        return f"to make another, put the root's key back into {path} and reload"
+
+    # --- the disk -----------------------------------------------------------
+
+    def _write(self, name: str, data: bytes, mode: int) -> None:
+        try:
+            self._storage.write(name, data, mode)
+        except OSError as error:
+            raise CertificateError(
+                self._storage.path(name), f"cannot be written: {reason_of(error)}"
+            ) from error
+        self._told.pop(name, None)
+
+    def _keep(self, name: str, pair: KeyPair) -> None:
+        """Write a pair; or hold it in memory, where it serves as well until the next start."""
+        try:
+            self._write(name, pair.pem(), 0o600)
+        except CertificateError as error:
+            self._unwritten[name] = pair
+            self._tell(name, f"kept in memory only: {error}")
+        else:
+            self._unwritten.pop(name, None)
+
+    def _write_late(self) -> None:
+        """Write what could not be written before, until that fails again."""
+        for name, pair in list(self._unwritten.items()):
+            self._keep(name, pair)
+            if name in self._unwritten:
+                return
+
+    def _tell(self, name: str, text: str) -> None:
+        """Warn of a file, once for as long as the same is wrong with it."""
+        if self._told.get(name) != text:
+            self._told[name] = text
+            _log.warn("{text}", text=text, path=str(self._storage.path(name)))
+
+    def _remind(self, text: str) -> None:
+        now = self._now()
+        if self._reminded is None or now >= self._reminded + _REMINDER:
+            self._reminded = now
+            _log.warn("{text}", text=text)
 
 
 def _exists(path: Path) -> bool:
@@ -236,69 +386,9 @@ def _exists(path: Path) -> bool:
         raise CertificateError(path, f"cannot be read: {reason_of(error)}") from error
 
 
-def _common_name(value: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, value)])
-
-
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    now: datetime,
-    end: datetime,
-) -> x509.CertificateBuilder:
-    public_key = key.public_key()
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATING)
-        .not_valid_after(end)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-    )
-
-
-def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Name the issuer's key as the issuer does itself, or else clients see a mismatch."""
-    try:
-        extension = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    except x509.ExtensionNotFound:
-        # A root that was not made here; any identifier will do for it.
-        digest = hashlib.sha256(issuer.public_bytes(Encoding.DER)).digest()[:20]
-        return x509.AuthorityKeyIdentifier(digest, None, None)
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(extension.value)
-
-
-def _is_root(certificate: x509.Certificate) -> bool:
+def _is_ca(certificate: x509.Certificate) -> bool:
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    except x509.ExtensionNotFound:
+    except (x509.ExtensionNotFound, *PARSE_ERRORS):
         return False
-    return constraints.value.ca and issued_by(certificate, certificate)
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    """Return the subjectAltName of a name; raises ValueError for what is neither name nor IP."""
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        if not _DNS_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is neither a DNS name nor an IP address") from None
-        return x509.DNSName(name)
-
-
-def _normal(name: str) -> str:
-    """Return a name as a certificate gives it back: IPv6 in its shortest form."""
-    try:
-        return str(ipaddress.ip_address(name))
-    except ValueError:
-        return name
-
-
-def _file_name(names: Sequence[str]) -> str:
-    """Return a name for people, made unique by a hash of all the names."""
-    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
-    first = re.sub(r"[^a-z0-9.-]", "_", (names[0] if names else "").lower())[:100]
-    return f"{first}-{digest}.pem"
+    return constraints.value.ca

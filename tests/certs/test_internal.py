@@ -79,10 +79,10 @@ def test_the_roots_files(ca, tmp_path):
 
 def test_a_leaf(ca, time):
     pair = ca.issue(NAMES)
-    leaf, root = pair.certificate, ca.root().certificate
+    leaf, issuer = pair.certificate, ca.issuer().certificate
     assert pair.names == NAMES
-    assert pair.issuer == root
-    assert issued_by(leaf, root)
+    assert pair.chain == (issuer,)
+    assert issued_by(leaf, issuer)
     assert isinstance(pair.key, ec.EllipticCurvePrivateKey)
     assert leaf.not_valid_before_utc == time.now - timedelta(minutes=5)
     assert leaf.not_valid_after_utc == time.now + timedelta(days=7)
@@ -92,7 +92,7 @@ def test_a_leaf(ca, time):
     assert list(extension(leaf, x509.ExtendedKeyUsage).value) == [ExtendedKeyUsageOID.SERVER_AUTH]
     assert (
         extension(leaf, x509.AuthorityKeyIdentifier).value.key_identifier
-        == extension(root, x509.SubjectKeyIdentifier).value.digest
+        == extension(issuer, x509.SubjectKeyIdentifier).value.digest
     )
     assert leaf.subject.rfc4514_string() == "CN=localhost"
 
@@ -169,7 +169,7 @@ def test_a_leaf_of_another_root_is_made_anew(ca, storage, time, tmp_path):
     ca.reload_root()
     second = ca.issue(NAMES)
     assert second.issuer != first.issuer
-    assert second.issuer == ca.root().certificate
+    assert issued_by(second.issuer, ca.root().certificate)
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage", "cut", "leaf"])
@@ -197,9 +197,9 @@ def test_an_own_root_put_there_is_used(storage, time, tmp_path):
     storage.write("internal/root.pem", own.key_pem + own.pem)
     ca = InternalCA(storage, time)
     pair = ca.issue(NAMES)
-    assert pair.issuer == own.certificate
+    assert issued_by(pair.issuer, own.certificate)
     assert ca.root_path.read_bytes() == own.pem
-    verify(ca.sign_staple(pair), pair.certificate, own.certificate, time.now)
+    verify(ca.sign_staple(pair), pair.certificate, pair.issuer, time.now)
 
 
 def test_a_missing_root_crt_is_written_again(ca, storage, time):
@@ -217,9 +217,11 @@ def test_a_root_that_ends_soon_is_renewed_with_a_warning(ca, time):
     time.now += timedelta(days=1)
     with capturedLogs() as logs:
         pair = ca.issue(NAMES)
-    assert pair.issuer == ca.root().certificate != first
+    root = ca.root().certificate
+    assert root != first
+    assert issued_by(pair.issuer, root)
     assert logs[0]["log_level"].name == "warn"
-    assert x509.load_pem_x509_certificate(ca.root_path.read_bytes()) == pair.issuer
+    assert x509.load_pem_x509_certificate(ca.root_path.read_bytes()) == root
 
 
 def test_a_storage_that_cannot_be_written(ca, tmp_path):
@@ -230,7 +232,7 @@ def test_a_storage_that_cannot_be_written(ca, tmp_path):
 
 def test_a_staple(ca, time):
     pair = ca.issue(NAMES)
-    staple = verify(ca.sign_staple(pair), pair.certificate, ca.root().certificate, time.now)
+    staple = verify(ca.sign_staple(pair), pair.certificate, ca.issuer().certificate, time.now)
     assert staple.next_update == time.now + schedule.STAPLE_VALIDITY
 
 
@@ -250,10 +252,11 @@ def test_an_own_root_without_key_identifier(storage, time):
     root = pki.Entity(bare.add_extension(constraints, critical=True).sign(key, None), key)
     storage.write("internal/root.pem", root.key_pem + root.pem)
     ca = InternalCA(storage, time)
+    issuer = ca.issuer().certificate
+    assert issued_by(issuer, root.certificate)
+    assert len(extension(issuer, x509.AuthorityKeyIdentifier).value.key_identifier) == 20
     pair = ca.issue(NAMES)
-    assert issued_by(pair.certificate, root.certificate)
-    assert len(extension(pair.certificate, x509.AuthorityKeyIdentifier).value.key_identifier) == 20
-    verify(ca.sign_staple(pair), pair.certificate, root.certificate, time.now)
+    verify(ca.sign_staple(pair), pair.certificate, issuer, time.now)
     # And one that does not even say that it is a CA.
     none = pki.Entity(bare.sign(key, None), key)
     storage.write("internal/root.pem", none.key_pem + none.pem)

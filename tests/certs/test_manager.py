@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from dwaarx.certs import schedule
-from dwaarx.certs.errors import CertificateErrors, OcspError, Refusal
+from dwaarx.certs.errors import CertificateError, CertificateErrors, OcspError, Refusal
 from dwaarx.certs.manager import CertificateManager, utc_now
 from dwaarx.certs.storage import Storage
 from dwaarx.config.model import CertificateFiles, InternalCertificate, Location
@@ -462,7 +462,7 @@ def test_internal(manager, times):
     identity = manager.acquire([LOCALHOST])[LOCALHOST]
     certificate, staple, chain = handshake(identity)
     assert staple == identity.slots[0].staple.der
-    assert chain == [certificate, manager.internal.root().certificate]
+    assert chain == [certificate, manager.internal.issuer().certificate]
     [status] = manager.status()
     assert status.source == "internal"
     assert status.names == LOCALHOST.names
@@ -492,25 +492,24 @@ def test_a_new_manager_takes_the_leaf_again(manager, storage, times):
     assert again.slots[0].pair.certificate == first.slots[0].pair.certificate
 
 
-def test_a_renewal_that_fails_is_tried_again(manager, storage, times, monkeypatch):
+def test_a_renewal_that_fails_is_tried_again(manager, times, monkeypatch):
     identity = manager.acquire([LOCALHOST])[LOCALHOST]
     first = identity.slots[0].pair.certificate
-    write = Storage.write
 
-    def full(self, name, data, mode=0o600):
-        raise OSError(28, "No space left on device")
+    def fail(names):
+        raise CertificateError(Path("leaf.pem"), "for a test")
 
     times.clock.advance(4 * 86400)
-    monkeypatch.setattr(Storage, "write", full)
+    monkeypatch.setattr(manager.internal, "issue", fail)
     with capturedLogs() as logs:
         times.pass_by(timedelta(days=1))
     lines = told(logs, ERROR)
     assert 30 < len(lines) < 60  # some hours, at every tenth minute
-    assert "cannot be written: No space left on device" in lines[0]
+    assert "cannot be renewed: leaf.pem: for a test" in lines[0]
     assert identity.slots[0].pair.certificate == first
     [status] = manager.status()
     assert times.now() < status.next_attempt <= times.now() + schedule.RETRY
-    monkeypatch.setattr(Storage, "write", write)
+    monkeypatch.undo()
     times.pass_by(schedule.RETRY)
     assert identity.slots[0].pair.certificate != first
     assert manager.status()[0].next_attempt > times.now() + schedule.RETRY
@@ -579,10 +578,14 @@ def test_a_root_near_its_end_takes_all_leaves_along(manager, storage, times):
     storage.write("internal/root.pem", old.key_pem + old.pem)
     other = InternalCertificate(("other.test",))
     identities = manager.acquire([LOCALHOST, other])
-    assert {each.slots[0].pair.issuer for each in identities.values()} == {old.certificate}
+    intermediate = manager.internal.issuer()
+    assert intermediate.chain == (old.certificate,)
+    assert {each.slots[0].pair.chain for each in identities.values()} == {
+        (intermediate.certificate,)
+    }
     times.pass_by(timedelta(days=3, hours=1))
     [new] = {each.slots[0].pair.issuer for each in identities.values()}
-    assert new != old.certificate
+    assert new == manager.internal.issuer().certificate != intermediate.certificate
     assert storage.read("internal/root.old.pem") == old.key_pem + old.pem
     for identity in identities.values():
         assert handshake(identity)[1] is not None
