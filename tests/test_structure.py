@@ -45,7 +45,7 @@ SANS_IO = {
         "h2_headers", "h2_output", "h2_settings", "h2_streams", "headers", "llhttp", "matchers",
         "placeholders", "router", "site",
     },
-    "certs": {"acme.ari", "der", "errors", "matching", "ocsp", "schedule"},
+    "certs": {"acme.ari", "agenda", "der", "errors", "matching", "ocsp", "pacer", "schedule"},
     "dns": {
         "acl", "answer", "asking", "channel", "doh", "dot", "errors", "message", "policies",
         "query", "randomness", "records", "resolv", "resolver", "stream",

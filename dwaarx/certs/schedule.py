@@ -1,8 +1,17 @@
-"""When to renew what the house makes itself; pure functions of dates."""
+"""When to renew, when to refresh and when to try again; pure functions of times.
+
+What concerns one certificate now and then speaks in dates. What concerns each of a hundred
+thousand staples speaks in POSIX seconds of the wall clock (floats).
+
+The bound on requests for one certificate: between a try and the next at least SOONEST_REFRESH
+passes after a success, and half of FIRST_BACKOFF after a failure; in an hour in which it only
+fails there are at most 16 tries. What goes to one responder is bounded by `pacer`.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from random import Random
 
 # How often the manager looks whether something is due.
 INTERVAL = 60.0
@@ -37,3 +46,153 @@ def staple_renewal(this_update: datetime, next_update: datetime) -> datetime:
 def root_renewal(not_after: datetime) -> datetime:
     """Return when to make a new root in place of one that ends at `not_after`."""
     return not_after - ROOT_RENEWAL
+
+
+# --- OCSP -----------------------------------------------------------------------
+
+# A staple is never asked for sooner than this after one came: a responder that hands out the
+# same old response again and again is not asked in a loop.
+SOONEST_REFRESH = 60.0
+
+# Staples that came together are not to be refreshed together for ever.
+_REFRESH_JITTER = 0.1
+
+# A staple with less than this share of its validity left must be renewed now: it is asked for
+# even if HTTP says that the response is still fresh, and goes before the others.
+_URGENT_SHARE = 1 / 4
+
+# After the first failure this long, then twice as long each time, up to the longest.
+FIRST_BACKOFF = 60.0
+LONGEST_BACKOFF = 3600.0
+_BACKOFF_JITTER = 0.5
+
+# A responder that wants to be left alone for longer has made a mistake, or wants to do harm.
+LONGEST_RETRY_AFTER = 86400.0
+
+# When Retry-After outlasts the staple, it is tried once this long before the staple's end.
+LAST_TRY = 300.0
+
+
+def urgent_from(this_update: float, end: float) -> float:
+    """Return since when a staple with this validity is urgent: when a quarter of it is left."""
+    return end - (end - this_update) * _URGENT_SHARE
+
+
+def ocsp_success(
+    now: float,
+    this_update: float,
+    end: float,
+    fresh_until: float | None,
+    refresh: float,
+    rng: Random,
+) -> float:
+    """Return when to ask for the next staple, after one came (or was found on the disk).
+
+    `end` is when the present one must no longer be sent, `fresh_until` what HTTP says about
+    caching (POSIX times); `refresh` is `ocsp { refresh }`, in seconds.
+
+    That is after `refresh`, or at half the validity [this_update, end] if sooner, +-10 %. If
+    that half has passed (responses are signed hours ahead, and the last one may be all there
+    is), after half of the time that is left: as often as it halves, down to SOONEST_REFRESH.
+    Not before `fresh_until`, unless less than a quarter of the validity would be left then.
+    """
+    left = end - now
+    half = min(this_update, now) + (end - min(this_update, now)) / 2
+    wait = min(refresh, half - now if half > now else left / 2)
+    wait *= rng.uniform(1 - _REFRESH_JITTER, 1 + _REFRESH_JITTER)
+    if fresh_until is not None:
+        wait = max(wait, (fresh_until - now) * rng.uniform(1, 1 + _REFRESH_JITTER))
+    latest = max(urgent_from(this_update, end) - now, left / 2)
+    wait = min(wait, latest * rng.uniform(1 - _REFRESH_JITTER, 1))
+    return now + max(wait, SOONEST_REFRESH)
+
+
+def backoff(failures: int, rng: Random) -> float:
+    """Return how many seconds to wait after so many failures in a row: 1 min to 1 h, +-50 %."""
+    return _doubled(FIRST_BACKOFF, LONGEST_BACKOFF, failures) * rng.uniform(
+        1 - _BACKOFF_JITTER, 1 + _BACKOFF_JITTER
+    )
+
+
+def ocsp_failure(
+    now: float,
+    failures: int,
+    retry_after: float | None,
+    rng: Random,
+    staple_end: float | None,
+) -> float:
+    """Return when to ask again, after `failures` tries in a row (this one too) have failed.
+
+    `retry_after` is when the responder wants to be asked again (POSIX time); it is honoured up
+    to LONGEST_RETRY_AFTER from now. `staple_end` is the end of the present staple, None if there
+    is none. If it comes before the back-off is over, half of the time that is left is waited
+    instead (again and again: its last minutes are used, with at most eight tries more), but
+    never less than half of FIRST_BACKOFF. If it comes before `retry_after`, there is one last
+    try LAST_TRY seconds before it.
+    """
+    shortest = FIRST_BACKOFF * (1 - _BACKOFF_JITTER)
+    at = now + backoff(failures, rng)
+    if staple_end is not None and now < staple_end <= at:
+        at = now + max((staple_end - now) / 2, shortest)
+    if retry_after is None or retry_after <= at:
+        return at
+    asked = min(retry_after, now + LONGEST_RETRY_AFTER)
+    if staple_end is not None and now + shortest <= staple_end - LAST_TRY < asked:
+        return staple_end - LAST_TRY
+    return max(at, asked)
+
+
+# --- ACME -----------------------------------------------------------------------
+
+# For a CA that cannot be reached: after the first failure this long, then twice as long each
+# time, up to the longest.
+ACME_FIRST_BACKOFF = 60.0
+ACME_LONGEST_BACKOFF = 6 * 3600.0
+
+# For a CA that said no. Let's Encrypt allows five failed validations of a name in an hour, and a
+# try may take two (http-01 and tls-alpn-01).
+ACME_REJECTED_BACKOFF = 15 * 60.0
+
+_ACME_JITTER = 0.2
+
+
+def acme_renewal(not_before: datetime, not_after: datetime, ari: datetime | None) -> datetime:
+    """Return when to renew: at the moment chosen within ARI's window, or when a third is left.
+
+    Whichever is sooner; `ari` is None if the CA offers no renewal information (RFC 9773).
+    """
+    third = leaf_renewal(not_before, not_after)
+    return third if ari is None else min(ari, third)
+
+
+def acme_backoff(failures: int, rng: Random, *, rejected: bool = False) -> float:
+    """Return how many seconds to wait after so many failures in a row.
+
+    1 min doubling to 6 h, +-20 %; from 15 min if the CA said no (`rejected`): at most three
+    tries in an hour.
+    """
+    first = ACME_REJECTED_BACKOFF if rejected else ACME_FIRST_BACKOFF
+    return _doubled(first, ACME_LONGEST_BACKOFF, failures) * rng.uniform(
+        1 - _ACME_JITTER, 1 + _ACME_JITTER
+    )
+
+
+def acme_failure(
+    now: float,
+    failures: int,
+    retry_after: float | None,
+    rng: Random,
+    *,
+    rejected: bool = False,
+) -> float:
+    """Return when to try again (POSIX time), after `failures` tries in a row, this one too.
+
+    `retry_after` is when the CA wants to be asked again (POSIX time); it is honoured wholly.
+    """
+    at = now + acme_backoff(failures, rng, rejected=rejected)
+    return at if retry_after is None else max(at, retry_after)
+
+
+def _doubled(first: float, longest: float, failures: int) -> float:
+    # The exponent is bounded, lest a year of failures overflow the float.
+    return min(first * 2.0 ** min(max(failures - 1, 0), 32), longest)
