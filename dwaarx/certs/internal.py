@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 import attrs
@@ -28,6 +29,10 @@ _INTERMEDIATE = "internal/intermediate.pem"
 
 # Who has taken the root's key away is told each day that it is wanted, not at each look.
 _REMINDER = timedelta(days=1)
+
+# How much of what could not be written is tried again with the next leaf: each waits for the
+# disk, and the service with it.
+_LATE_WRITES = 10
 
 
 @attrs.frozen
@@ -359,8 +364,8 @@ class InternalCA:
             self._unwritten.pop(name, None)
 
     def _write_late(self) -> None:
-        """Write what could not be written before, until that fails again."""
-        for name, pair in list(self._unwritten.items()):
+        """Write some of what could not be written before, until that fails again."""
+        for name, pair in list(islice(self._unwritten.items(), _LATE_WRITES)):
             self._keep(name, pair)
             if name in self._unwritten:
                 return
