@@ -38,12 +38,12 @@ SANS_IO = {
         "addresses", "errors", "expand", "fmt", "headers", "model", "options", "placeholders",
         "proxy", "reader", "resolvers", "routes", "sites", "statements", "syntax", "values",
     },
-    "tls": {"descriptors", "names"},
+    "tls": {"client_hello", "descriptors", "names"},
     "http": {
-        "answers", "chunked", "date", "events", "exchange", "fields", "forwarded", "frames", "h1",
-        "h1_client", "h1_exchange", "h1_request", "h2", "h2_core", "h2_exchange", "h2_flood",
-        "h2_headers", "h2_output", "h2_settings", "h2_streams", "headers", "llhttp", "matchers",
-        "placeholders", "router", "site",
+        "acme_challenge", "answers", "chunked", "date", "events", "exchange", "fields", "forwarded",
+        "frames", "h1", "h1_client", "h1_exchange", "h1_request", "h2", "h2_core", "h2_exchange",
+        "h2_flood", "h2_headers", "h2_output", "h2_settings", "h2_streams", "headers", "llhttp",
+        "matchers", "placeholders", "router", "site",
     },
     "certs": {"acme.ari", "agenda", "der", "errors", "matching", "ocsp", "pacer", "schedule"},
     "dns": {
