@@ -125,21 +125,21 @@ def ocsp_failure(
 
     `retry_after` is when the responder wants to be asked again (POSIX time); it is honoured up
     to LONGEST_RETRY_AFTER from now. `staple_end` is the end of the present staple, None if there
-    is none. If it comes before the back-off is over, half of the time that is left is waited
-    instead (again and again: its last minutes are used, with at most eight tries more), but
-    never less than half of FIRST_BACKOFF. If it comes before `retry_after`, there is one last
-    try LAST_TRY seconds before it.
+    is none: until then never more than half of the time that is left is waited, but never less
+    than half of FIRST_BACKOFF. So a responder that is back a few minutes before the end is in
+    time, for at most nine tries more per staple. If `retry_after` is later than `staple_end`,
+    there is one last try LAST_TRY seconds before the end.
     """
     shortest = FIRST_BACKOFF * (1 - _BACKOFF_JITTER)
-    at = now + backoff(failures, rng)
-    if staple_end is not None and now < staple_end <= at:
-        at = now + max((staple_end - now) / 2, shortest)
-    if retry_after is None or retry_after <= at:
-        return at
+    wait = backoff(failures, rng)
+    if staple_end is not None and staple_end > now:
+        wait = min(wait, max((staple_end - now) / 2, shortest))
+    if retry_after is None or retry_after <= now + wait:
+        return now + wait
     asked = min(retry_after, now + LONGEST_RETRY_AFTER)
-    if staple_end is not None and now + shortest <= staple_end - LAST_TRY < asked:
+    if staple_end is not None and now + wait <= staple_end - LAST_TRY < asked:
         return staple_end - LAST_TRY
-    return max(at, asked)
+    return max(now + wait, asked)
 
 
 # --- ACME -----------------------------------------------------------------------
