@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from dwaarx.certs.acme.challenges import Challenges
 from dwaarx.certs.manager import CertificateManager
 from dwaarx.certs.storage import Storage
 from dwaarx.config import load
@@ -85,6 +86,7 @@ class Frontend(MultiService):
             raise FrontendError(f"storage {config.storage}: {reason_of(error)}") from error
         self.manager = CertificateManager(self.storage, reactor)
         MultiService.addService(self, self.manager)
+        self._challenges = Challenges()
         self.forwarder = Forwarder(reactor)
         self.parts: list[Part] = []
         self._reactor = reactor
@@ -219,7 +221,9 @@ class Frontend(MultiService):
             for address, each in plan.items():
                 if address not in kept:
                     # It accepts nothing before the reactor's next turn.
-                    listener = RunningListener(each, self._reactor, self._base, self.forwarder)
+                    listener = RunningListener(
+                        each, self._reactor, self._base, self.forwarder, self._challenges
+                    )
                     listener.update(each, config.timeouts, identities, handlers)
                     undo.callback(listener.yield_address)
                     listener.listen(self._reactor, bind_stream(address))

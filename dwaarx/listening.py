@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import attrs
 from OpenSSL import SSL
@@ -11,16 +12,31 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorSocket, IReactorTime
 
 from dwaarx.certs.store import Identity
-from dwaarx.config.model import CertificateSource, DnsOverHttps, Site, Timeouts, every_route
+from dwaarx.config.model import (
+    AcmeCertificate,
+    CertificateSource,
+    DnsOverHttps,
+    Site,
+    Timeouts,
+    every_route,
+)
 from dwaarx.dns.dot_connection import DotConnection
 from dwaarx.dns.forwarder import Forwarder
+from dwaarx.http import acme_challenge
+from dwaarx.http.acme_challenge import AcmeChallengeHandler
 from dwaarx.http.answers import HttpsRedirect
 from dwaarx.http.exchange import ConnectionInfo, Handler
 from dwaarx.http.h1_connection import H1Connection
 from dwaarx.http.h2_connection import H2Connection
 from dwaarx.http.router import Router
 from dwaarx.plan import DOT_PROTOCOL, ListenerPlan
-from dwaarx.tls.listener import Accepted, Drainable, Endpoint, Listener
+from dwaarx.tls import connection
+from dwaarx.tls.accepted import Accepted, Drainable
+from dwaarx.tls.listener import Endpoint, Listener
+
+
+class Challenges(acme_challenge.Challenges, connection.Challenges, Protocol):
+    """What is to be proven to CAs, by http-01 and by tls-alpn-01."""
 
 
 @attrs.frozen
@@ -28,8 +44,9 @@ class BindStatus:
     """A listener as showBinds() and its kin show it.
 
     `protocols` are of "http", "https/1.1", "h2", "dot" and "doh"; `names` are those served,
-    "*" for every name; `connections` counts the open ones, `accepted` and `tls_failures` all
-    since it began to listen; `certificates` names each certificate once.
+    "*" for every name, none where ACME's challenges alone are answered; `connections` counts the
+    open ones, `accepted` and `tls_failures` all since it began to listen; `certificates` names
+    each certificate once.
     """
 
     address: str
@@ -52,13 +69,19 @@ class RunningListener:
         reactor: IReactorTime,
         base: SSL.Context,
         forwarder: Forwarder,
+        challenges: Challenges,
     ) -> None:
         self.plan = plan
         self._clock = reactor
         self._forwarder = forwarder
         self._timeouts = Timeouts()
         self._router = Router(plan.tls)
-        self._listener = Listener(self._make, reactor, base=base if plan.tls else None)
+        self._handler: Handler = self._router
+        if not plan.tls:
+            self._handler = AcmeChallengeHandler(challenges, self._router)
+        self._listener = Listener(
+            self._make, reactor, base=base if plan.tls else None, challenges=challenges
+        )
 
     def update(
         self,
@@ -77,17 +100,7 @@ class RunningListener:
                 (served.name, Endpoint(identities[served.source], served.protocols))
                 for served in plan.names
             )
-        self._router.replace(
-            [
-                (
-                    served.host,
-                    handlers[served.site]
-                    if served.redirect is None
-                    else HttpsRedirect(served.redirect),
-                )
-                for served in plan.sites
-            ]
-        )
+        self._router.replace(_table(plan, handlers))
 
     def listen(self, reactor: IReactorSocket, sock: socket.socket) -> None:
         """Begin to accept on a listening socket."""
@@ -118,27 +131,30 @@ class RunningListener:
     def description(self) -> str:
         """Say in words where it listens, and what it serves there."""
         status = self.status()
-        first, *others = status.names
-        names = (
-            f"{first} and {len(others)} more names" if len(others) > 1 else ", ".join(status.names)
-        )
-        return f"{status.address}: {', '.join(status.protocols)} for {names}"
+        names = status.names
+        what = ", ".join(names)
+        if not names:
+            what = "ACME challenges"
+        elif len(names) > 2:
+            what = f"{names[0]} and {len(names) - 1} more names"
+        return f"{status.address}: {', '.join(status.protocols)} for {what}"
 
     def status(self) -> BindStatus:
         """Say what it serves and has served."""
         plan = self.plan
+        sites = {id(served.site): served.site for served in plan.sites}.values()
         paths = tuple(
             dict.fromkeys(
                 path
-                for served in plan.sites
-                for route in every_route(served.site.routes)
+                for site in sites
+                for route in every_route(site.routes)
                 if isinstance(route, DnsOverHttps)
                 for path in route.paths
             )
         )
-        protocols: tuple[str, ...] = ()
-        if plan.sites:
-            protocols = ("https/1.1", "h2") if plan.tls else ("http",)
+        protocols: tuple[str, ...] = () if plan.tls else ("http",)
+        if plan.tls and plan.sites:
+            protocols = ("https/1.1", "h2")
         if plan.dot:
             protocols += ("dot",)
         if paths and plan.tls:
@@ -170,14 +186,38 @@ class RunningListener:
             accepted.server_name,
         )
         protocol = accepted.protocol
-        if protocol == DOT_PROTOCOL or (protocol is None and not self.plan.sites):
+        dot = protocol is None and self.plan.tls and not self.plan.sites
+        if dot or protocol == DOT_PROTOCOL:
             return DotConnection(info, self._forwarder, self._timeouts, self._clock)
         if protocol == b"h2":
-            return H2Connection(info, self._router, self._timeouts, self._clock)
-        return H1Connection(info, self._router, self._timeouts, self._clock)
+            return H2Connection(info, self._handler, self._timeouts, self._clock)
+        return H1Connection(info, self._handler, self._timeouts, self._clock)
+
+
+def _table(plan: ListenerPlan, handlers: Mapping[Site, Handler]) -> Iterator[tuple[str, Handler]]:
+    """Yield each host of a plan with what answers for it.
+
+    A site may have very many hosts: it is looked up once (its hash is made of all of them), and
+    those that are redirected to one port share what does it.
+    """
+    redirects: dict[int, HttpsRedirect] = {}
+    site: Site | None = None
+    for served in plan.sites:
+        if served.redirect is not None:
+            redirect = redirects.get(served.redirect)
+            if redirect is None:
+                redirect = redirects[served.redirect] = HttpsRedirect(served.redirect)
+            yield served.host, redirect
+            continue
+        if served.site is not site:
+            site = served.site
+            handler = handlers[site]
+        yield served.host, handler
 
 
 def _source_name(source: CertificateSource) -> str:
+    if isinstance(source, AcmeCertificate):
+        return f"acme {source.name}"
     if isinstance(source, tuple):
         return ", ".join(str(files.certificate) for files in source)
     return "internal"

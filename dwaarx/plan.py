@@ -9,7 +9,9 @@ import attrs
 
 from dwaarx.config.errors import Problem
 from dwaarx.config.model import (
+    AcmeCertificate,
     Address,
+    AutomaticCertificates,
     CertificateSource,
     Config,
     ConsoleSsh,
@@ -61,7 +63,11 @@ class ServedSite:
 
 @attrs.frozen
 class ListenerPlan:
-    """One listening address: with TLS, `names` is not empty; `sites` is empty for DoT alone."""
+    """One listening address: with TLS, `names` is not empty; `sites` is empty for DoT alone.
+
+    A plain one answers ACME's challenges (http-01) before any site; `sites` is empty if it is
+    there for them alone.
+    """
 
     address: Address
     tls: bool
@@ -144,17 +150,19 @@ class _Planner:
             protocols = tuple(dict.fromkeys((*known.protocols, *protocols)))
         draft.names[name] = ServedName(name, source, protocols)
 
-    def redirects(self, site: Site) -> None:
-        """Let the plain HTTP port send clients to a site's HTTPS addresses."""
-        for at in site.addresses:
-            if not at.tls:
-                continue
-            for host in self.binds(site):
-                address = Address(host, self.config.http_port)
-                draft = self.drafts.setdefault(address, _Draft(address, False, DWAARFILE, site))
-                if draft.tls:
-                    self.problem(site, f"http_port: {address} serves TLS: set it to 0 or another")
-                    return
+    def plain(self, site: Site) -> None:
+        """Let the plain HTTP port answer ACME's challenges for a site, and send clients to it."""
+        secure = [at for at in site.addresses if at.tls]
+        redirect = self.config.redirect_http
+        if not secure or not (redirect or _by_acme(site)):
+            return
+        for host in self.binds(site):
+            address = Address(host, self.config.http_port)
+            draft = self.drafts.setdefault(address, _Draft(address, False, DWAARFILE, site))
+            if draft.tls:
+                self.problem(site, f"http_port: {address} serves TLS: set it to 0 or another")
+                return
+            for at in secure if redirect else ():
                 # What a site serves there itself comes first; so does the first port named.
                 draft.sites.setdefault(at.host, ServedSite(at.host, site, redirect=at.port))
 
@@ -184,6 +192,14 @@ class _Planner:
                 self.problems.append(Problem(location, message))
 
 
+def _by_acme(site: Site) -> bool:
+    certificates = site.certificate
+    return isinstance(certificates, AutomaticCertificates) and any(
+        at.tls and isinstance(certificates.source(at.host), AcmeCertificate)
+        for at in site.addresses
+    )
+
+
 def _including(host: str) -> tuple[str, ...]:
     """Return the hosts whose sockets take a host's connections too (dwaarx.tls.sockets)."""
     if not host:
@@ -206,9 +222,9 @@ def make_plan(config: Config, additions: Sequence[Site] = ()) -> dict[Address, L
         planner.add(site, DWAARFILE)
     for site in additions:
         planner.add(site, CONSOLE)
-    if config.http_port and config.redirect_http:
+    if config.http_port:
         for site in config.sites:
-            planner.redirects(site)
+            planner.plain(site)
     planner.overlaps()
     if isinstance(config.console, ConsoleSsh):
         planner.console(config.console)

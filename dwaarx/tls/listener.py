@@ -1,10 +1,9 @@
-"""One listener per address: it accepts, shakes hands, and hands over to the protocol agreed on."""
+"""One listener per address: what it serves for which name, and the connections it accepted."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
-from ipaddress import IPv6Address
+from collections.abc import Iterable
 from typing import Any, cast
 from typing import Protocol as Interface
 
@@ -13,37 +12,25 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
-    IConsumer,
     IHalfCloseableProtocol,
-    IHandshakeListener,
     IListeningPort,
     ILoggingContext,
-    IOpenSSLServerConnectionCreator,
-    IProtocol,
     IReactorSocket,
     IReactorTime,
     ISystemHandle,
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, ServerFactory, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dwaarx.deadline import Deadline
 from dwaarx.log import quiet_logger
 from dwaarx.tls import descriptors
-from dwaarx.tls.names import NameTable, normal_name
+from dwaarx.tls.accepted import LOG_PREFIX, Accepted, Drainable, Maker, textual
+from dwaarx.tls.connection import Challenges, TlsFactory, TlsTransport
+from dwaarx.tls.names import NameTable
 
 _log = quiet_logger(__name__)
-
-# Who is starting on a port, in Twisted's own lines of the log.
-LOG_PREFIX = "dwaarx"
-
-# How long a peer may take to answer our close_notify, in seconds. Many never do: a client's pool
-# that keeps the connection looks at it when it needs one, and a stop would wait for all of them.
-CLOSE_NOTIFY = 5.0
-
 
 # How often it is told that clients are refused, in seconds.
 REFUSALS_TOLD = 60.0
@@ -65,56 +52,12 @@ class Endpoint:
     protocols: tuple[bytes, ...]
 
 
-@attrs.frozen
-class Accepted:
-    """A new connection, as its protocol's maker sees it.
-
-    Addresses are textual, an IPv4-mapped one as IPv4; `protocol` is the ALPN name agreed on, None
-    without ALPN; `server_name` is the SNI, lower-case. Both are None on a plain connection.
-    """
-
-    client: str
-    client_port: int
-    local: str
-    local_port: int
-    protocol: bytes | None = None
-    server_name: str | None = None
-
-
-class Drainable(Interface):
-    """What a maker returns: a Twisted protocol that can be asked to finish."""
-
-    def makeConnection(self, transport: object) -> None:
-        """Begin, on this transport."""
-
-    def dataReceived(self, data: bytes) -> None:
-        """Take bytes that came."""
-
-    def connectionLost(self, reason: Failure) -> None:
-        """Hear that the connection is gone."""
-
-    def drain(self) -> None:
-        """Finish what is in progress, begin nothing new, then close."""
-
-
-Maker = Callable[[Accepted], Drainable]
-
-
-def textual(address: IAddress) -> tuple[str, int]:
-    """Return host and port of a socket's address; an IPv4-mapped host as IPv4, without a zone."""
-    host: str = getattr(address, "host", "")
-    if host.startswith("::ffff:"):
-        mapped = IPv6Address(host).ipv4_mapped
-        host = str(mapped) if mapped else host
-    return host.partition("%")[0], getattr(address, "port", 0)
-
-
 class Listener:
     """One listening address, with TLS or plain, and the connections accepted on it.
 
     `make` makes the protocol of each connection; `handshake` and `idle` are its deadlines in
     seconds. With TLS, `set_endpoints` must be called before `listen`; it may be called again at
-    any time, for the handshakes that come after.
+    any time, for the handshakes that come after. `challenges` are answered there, too.
     """
 
     def __init__(
@@ -123,12 +66,14 @@ class Listener:
         reactor: IReactorTime,
         *,
         base: SSL.Context | None = None,
+        challenges: Challenges | None = None,
         handshake: float = 10.0,
         idle: float = 60.0,
     ) -> None:
         self.make = make
         self.clock = reactor
         self.base = base
+        self.challenges = challenges
         self.handshake = handshake
         self.idle = idle
         self.accepted = 0
@@ -167,9 +112,9 @@ class Listener:
             sock.fileno(), sock.family, cast("ServerFactory[Any]", self.factory())
         )
 
-    def factory(self) -> Factory[Any] | TLSMemoryBIOFactory:
+    def factory(self) -> Factory[Any] | TlsFactory:
         """Make the factory of its connections."""
-        return _PlainFactory(self) if self.base is None else _tls_factory(self)
+        return _PlainFactory(self) if self.base is None else TlsFactory(self, self.base)
 
     @property
     def local(self) -> tuple[str, int]:
@@ -237,178 +182,6 @@ class Listener:
             transport.abortConnection()
         for plain in list(self.plain):
             plain.abort()
-
-
-class _Negotiation:
-    """What one handshake has agreed on so far."""
-
-    __slots__ = ("listener", "protocols", "server_name")
-
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
-        self.server_name: str | None = None
-        self.protocols: tuple[bytes, ...] = ()
-
-    def choose(self, server_name: bytes | None) -> SSL.Context | None:
-        self.server_name = name = normal_name(server_name)
-        endpoint, self.protocols = self.listener.endpoint(name)
-        return endpoint.certificate.context
-
-
-class TlsTransport(TLSMemoryBIOProtocol):
-    """Twisted's TLS transport, with a deadline on either end of the connection's life.
-
-    The handshake must be done in time; and a peer must take what is left in time. An answer to
-    our close_notify is waited for, but not for long (RFC 8446 section 6.1 asks for none), while
-    Twisted would wait without end. The protocol agreed on takes the
-    place of the wrapped protocol as soon as the handshake is done, so that nothing of this stands
-    between the transport and it.
-    """
-
-    def __init__(self, factory: TLSMemoryBIOFactory, wrapped: _Handshake) -> None:
-        TLSMemoryBIOProtocol.__init__(self, factory, wrapped)
-        self.listener = listener = wrapped.listener
-        self.negotiation = _Negotiation(listener)
-        self.established = False
-        self._deadline = Deadline(listener.clock, self._late)
-        self._close_by = 0.0
-
-    def makeConnection(self, transport: object) -> None:
-        """Begin the handshake."""
-        self.listener.accepted += 1
-        self.listener.transports.add(self)
-        self._deadline.set(self.listener.handshake)
-        TLSMemoryBIOProtocol.makeConnection(self, transport)
-        if not self.listener.admits(transport):
-            self.abortConnection()
-
-    def establish(self) -> None:
-        """Put the protocol that was agreed on in the handshake's place."""
-        self.established = True
-        self._deadline.clear()
-        tcp = cast("ITCPTransport", self.transport)
-        client, client_port = textual(tcp.getPeer())
-        local, local_port = textual(tcp.getHost())
-        protocol = self.listener.make(
-            Accepted(
-                client,
-                client_port,
-                local,
-                local_port,
-                self.negotiatedProtocol or None,
-                self.negotiation.server_name,
-            )
-        )
-        self.wrappedProtocol = cast("IProtocol", protocol)
-        self.listener.connections.add(protocol)
-        protocol.makeConnection(self)
-
-    def loseConnection(self) -> None:
-        """Close in order, and by force if the peer does not do its part."""
-        if self.connected and not self.disconnecting:
-            idle = self.listener.idle
-            self._close_by = self.listener.clock.seconds() + idle
-            self._deadline.set(min(CLOSE_NOTIFY, idle))
-            TLSMemoryBIOProtocol.loseConnection(self)
-
-    def _late(self) -> None:
-        """Close the socket, once it has sent what is left; cut the connection if that is late."""
-        left = self._close_by - self.listener.clock.seconds()
-        if left <= 0:
-            self.abortConnection()
-            return
-        self._deadline.set(left)
-        # What the producer or OpenSSL still holds has yet to reach the socket.
-        if self._producer is None and not self._appSendBuffer:
-            cast("ITCPTransport", self.transport).loseConnection()
-
-    def abortConnection(self) -> None:
-        """Close at once."""
-        if self.connected:  # Twisted's has no TLS to tear down afterwards, and raises
-            TLSMemoryBIOProtocol.abortConnection(self)
-
-    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
-        """Close the socket, for TLS is over: the peer ended it, or broke it.
-
-        Twisted leaves the protocol registered as the socket's producer, for which the socket
-        would wait, although nothing that it writes goes out any more.
-        And a close_notify amid the handshake, which is an error without arguments, makes it raise.
-        """
-        if reason is not None and reason.check(SSL.ZeroReturnError):
-            reason = None
-        if self.established:
-            self._deadline.set(self.listener.idle)
-        finish: Callable[[Failure | None], None] = super()._tlsShutdownFinished
-        finish(reason)
-        if self._producer is not None:
-            cast("IConsumer", self.transport).unregisterProducer()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Forget the connection."""
-        self._deadline.stop()
-        listener = self.listener
-        listener.transports.discard(self)
-        if self.established:
-            listener.connections.discard(cast("Drainable", self.wrappedProtocol))
-        else:
-            listener.tls_failures += 1
-        # All that came has been read. Twisted would look again and find but the end, at the price
-        # of an exception whose frames keep OpenSSL's buffers until Python looks for cycles.
-        self._lostTLSConnection = True
-        TLSMemoryBIOProtocol.connectionLost(self, reason)
-
-
-@implementer(IHandshakeListener)
-class _Handshake(Protocol):
-    """What stands behind the TLS transport until the handshake is done."""
-
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
-
-    def handshakeCompleted(self) -> None:
-        assert isinstance(self.transport, TlsTransport)
-        self.transport.establish()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        assert self.transport is not None
-        client, _ = textual(self.transport.getPeer())
-        _log.debug(
-            "{client}: TLS handshake failed: {reason}",
-            client=client,
-            reason=reason.getErrorMessage(),
-        )
-
-
-@implementer(ILoggingContext)
-class _HandshakeFactory(Factory):
-    noisy = False
-
-    def logPrefix(self) -> str:
-        return LOG_PREFIX
-
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
-
-    def buildProtocol(self, addr: IAddress | None) -> _Handshake:
-        return _Handshake(self.listener)
-
-
-@implementer(IOpenSSLServerConnectionCreator)
-class _Creator:
-    def __init__(self, base: SSL.Context) -> None:
-        self._base = base
-
-    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        return SSL.Connection(self._base, None)
-
-
-def _tls_factory(listener: Listener) -> TLSMemoryBIOFactory:
-    assert listener.base is not None
-    factory = TLSMemoryBIOFactory(
-        _Creator(listener.base), False, _HandshakeFactory(listener), listener.clock
-    )
-    factory.protocol = TlsTransport
-    return factory
 
 
 @implementer(ILoggingContext)

@@ -9,7 +9,8 @@ from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
 from twisted.internet.testing import StringTransport
 
-from dwaarx.tls.listener import Listener, TlsTransport
+from dwaarx.tls.connection import TlsTransport
+from dwaarx.tls.listener import Listener
 from tests.certs.pki import Entity
 
 PEER = IPv4Address("TCP", "192.0.2.7", 4711)

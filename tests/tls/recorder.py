@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from dwaarx.tls.listener import Accepted
+from dwaarx.tls.accepted import Accepted
 
 
 class Recorder(Protocol):

@@ -21,7 +21,9 @@ from zope.interface import implementer
 from dwaarx.config.model import Address
 from dwaarx.log import show_debug
 from dwaarx.tls import descriptors
-from dwaarx.tls.listener import CLOSE_NOTIFY, REFUSALS_TOLD, Accepted, Endpoint, Listener, textual
+from dwaarx.tls.accepted import Accepted, textual
+from dwaarx.tls.connection import CLOSE_NOTIFY
+from dwaarx.tls.listener import REFUSALS_TOLD, Endpoint, Listener
 from dwaarx.tls.policy import base_context, certificate_context
 from dwaarx.tls.sockets import BindError, bind_stream
 from tests.certs.pki import Entity, make_ca, make_leaf
