@@ -45,7 +45,10 @@ SANS_IO = {
         "h2_flood", "h2_headers", "h2_output", "h2_settings", "h2_streams", "headers", "llhttp",
         "matchers", "placeholders", "router", "site",
     },
-    "certs": {"acme.ari", "agenda", "der", "errors", "matching", "ocsp", "pacer", "schedule"},
+    "certs": {
+        "acme.ari", "agenda", "crl", "der", "errors", "matching", "ocsp", "ocsp_request", "pacer",
+        "schedule",
+    },
     "dns": {
         "acl", "answer", "asking", "channel", "doh", "dot", "errors", "message", "policies",
         "query", "randomness", "records", "resolv", "resolver", "stream",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Self
+
+from cryptography import x509
 
 
 class CertificateError(Exception):
@@ -41,6 +44,7 @@ class Refusal(enum.Enum):
     """The kinds of reasons for which an OCSP response is not used."""
 
     NONE = "no response is given"
+    UNREACHABLE = "no responder can be asked"
     UNREADABLE = "the file cannot be read, or is empty or too large"
     NO_ISSUER = "the issuer's certificate is not known"
     MALFORMED = "the bytes are no OCSP response"
@@ -59,13 +63,24 @@ class OcspError(Exception):
     """An OCSP response that must not be stapled, or that cannot be made.
 
     `reason` is a sentence for the operator; `kind` lets the caller tell the refusals apart
-    (a revoked certificate asks for another answer than a stale file).
+    (a revoked certificate asks for another answer than a stale file). Of kind REVOKED,
+    `revoked_at` (UTC) and `revocation_reason` are what the responder says of it; None if it
+    does not.
     """
 
-    def __init__(self, kind: Refusal, reason: str) -> None:
+    def __init__(
+        self,
+        kind: Refusal,
+        reason: str,
+        *,
+        revoked_at: datetime | None = None,
+        revocation_reason: x509.ReasonFlags | None = None,
+    ) -> None:
         super().__init__(kind, reason)
         self.kind = kind
         self.reason = reason
+        self.revoked_at = revoked_at
+        self.revocation_reason = revocation_reason
 
     def __str__(self) -> str:
         return self.reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import attrs
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 
-from dwaarx.certs.der import singles_with_critical_extensions
+from dwaarx.certs.der import singles_with_critical_extensions, why_not_one_sequence
 from dwaarx.certs.errors import OcspError, Refusal
 from dwaarx.certs.matching import PARSE_ERRORS, issued_by
 from dwaarx.words import utc
@@ -28,6 +28,9 @@ SKEW = timedelta(minutes=5)
 
 # RFC 6960 section 4.2.1 fixes it: KeyHash is the SHA-1 of the responder's public key.
 KEY_HASH = hashes.SHA1
+
+# RFC 6960 section 2.2: "revoked" since this moment, on hold, is said of what was never issued.
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 # SHA-1 signatures can be forged by collision. (In a CertID or KeyHash, which only names what is
 # signed over, SHA-1 is what everyone uses, and does no harm.)
@@ -56,6 +59,9 @@ def verify(
     Raises OcspError with a kind and a reason of its own for each refusal, and nothing else,
     whatever the bytes are.
     """
+    wrong = why_not_one_sequence(response_der)
+    if wrong is not None:
+        raise OcspError(Refusal.MALFORMED, f"the response {wrong}")
     with _refusing_what_cryptography_refuses():
         response = ocsp.load_der_ocsp_response(response_der)
         if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
@@ -293,10 +299,20 @@ def _check_status(single: ocsp.OCSPSingleResponse) -> None:
     status = single.certificate_status
     if status is ocsp.OCSPCertStatus.REVOKED:
         when = single.revocation_time_utc
-        since = f" since {utc(when)}" if when is not None else ""
         reason = _revocation_reason(single)
+        if when == _NEVER and reason is x509.ReasonFlags.certificate_hold:
+            # A responder that a new certificate has not reached yet; the CA took nothing back.
+            raise OcspError(
+                Refusal.UNKNOWN, "the responder says that the certificate was never issued"
+            )
+        since = f" since {utc(when)}" if when is not None else ""
         why = f" ({reason.value})" if reason is not None else ""
-        raise OcspError(Refusal.REVOKED, f"the certificate is revoked{since}{why}")
+        raise OcspError(
+            Refusal.REVOKED,
+            f"the certificate is revoked{since}{why}",
+            revoked_at=when,
+            revocation_reason=reason,
+        )
     if status is not ocsp.OCSPCertStatus.GOOD:
         raise OcspError(Refusal.UNKNOWN, "the responder does not know the certificate")
 

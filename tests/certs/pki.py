@@ -373,9 +373,9 @@ def single(
     return tlv(SEQUENCE, cert_id, status, times[0], tlv(0xA0, times[1]), own)
 
 
-def revoked(reason: int) -> bytes:
-    """A CertStatus for `single`, with any number as the reason."""
-    since = tlv(0x18, f"{utc_now() - DAY:%Y%m%d%H%M%S}Z".encode())
+def revoked(reason: int, at: datetime | None = None) -> bytes:
+    """A CertStatus for `single`, with any number as the reason; a day old if `at` is not given."""
+    since = time_of(at if at is not None else utc_now() - DAY)
     return tlv(0xA1, since, tlv(0xA0, tlv(ENUM, bytes([reason]))))
 
 
@@ -390,6 +390,81 @@ def assemble(signer: Entity, singles: Sequence[bytes], *, version: bool = False)
         tlv(SEQUENCE, *singles),
     )
     return _signed(signed, signer.key, sha1=isinstance(signer.key, rsa.RSAPrivateKey))
+
+
+# --- CRLs: by hand, because the builder is slow for many entries and makes no bad ones ------
+
+
+def time_of(moment: datetime) -> bytes:
+    """A GeneralizedTime."""
+    return tlv(0x18, f"{moment:%Y%m%d%H%M%S}Z".encode())
+
+
+def crl_entry(serial: int, *extensions: bytes, at: datetime | None = None) -> bytes:
+    """An entry, a day old unless told otherwise."""
+    since = time_of(at if at is not None else utc_now() - DAY)
+    own = tlv(SEQUENCE, *extensions) if extensions else b""
+    number = serial.to_bytes(serial.bit_length() // 8 + 1, "big", signed=True)
+    return tlv(SEQUENCE, tlv(0x02, number), since, own)
+
+
+def crl_reason(number: int, *, critical: bool = False) -> bytes:
+    """The entry extension reasonCode, with any number."""
+    return extension(bytes.fromhex("551d15"), tlv(ENUM, bytes([number])), critical=critical)
+
+
+def crl_extension(value: x509.ExtensionType, *, critical: bool) -> bytes:
+    """An extension of a CRL, from one that cryptography can encode."""
+    oid = bytes.fromhex(_EXTENSION_OIDS[value.oid.dotted_string])
+    return extension(oid, value.public_bytes(), critical=critical)
+
+
+_EXTENSION_OIDS = {
+    "2.5.29.20": "551d14",  # CRLNumber
+    "2.5.29.27": "551d1b",  # DeltaCRLIndicator
+    "2.5.29.28": "551d1c",  # IssuingDistributionPoint
+}
+
+
+def make_crl(
+    issuer: Entity,
+    entries: Sequence[bytes] = (),
+    *,
+    extensions: Sequence[bytes] = (),
+    this_update: datetime | None = None,
+    validity: timedelta | None = 3 * DAY,
+    issuer_name: x509.Name | None = None,
+    key: PrivateKey | None = None,
+    sha1: bool = False,
+) -> bytes:
+    """A CRL in DER. `key` signs in the issuer's place; sha1 is for RSA keys."""
+    begin = this_update if this_update is not None else utc_now() - timedelta(hours=1)
+    signer = key if key is not None else issuer.key
+    subject = issuer_name if issuer_name is not None else issuer.certificate.subject
+    if isinstance(signer, ec.EllipticCurvePrivateKey):
+        algorithm = _ECDSA_SHA256
+    elif isinstance(signer, rsa.RSAPrivateKey):
+        algorithm = _RSA_SHA1 if sha1 else _RSA_SHA256
+    else:
+        algorithm = _ED25519
+    signed = tlv(
+        SEQUENCE,
+        tlv(0x02, b"\x01"),
+        algorithm,
+        subject.public_bytes(),
+        time_of(begin),
+        time_of(begin + validity) if validity is not None else b"",
+        tlv(SEQUENCE, *entries) if entries else b"",
+        tlv(0xA0, tlv(SEQUENCE, *extensions)) if extensions else b"",
+    )
+    if isinstance(signer, ec.EllipticCurvePrivateKey):
+        signature = signer.sign(signed, ec.ECDSA(hashes.SHA256()))
+    elif isinstance(signer, rsa.RSAPrivateKey):
+        digest = hashes.SHA1() if sha1 else hashes.SHA256()
+        signature = signer.sign(signed, padding.PKCS1v15(), digest)
+    else:
+        signature = signer.sign(signed)
+    return tlv(SEQUENCE, signed, algorithm, tlv(BITS, b"\x00", signature))
 
 
 def _signed(

@@ -6,8 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwaarx.certs.der import elements, singles_with_critical_extensions
-from tests.certs.pki import tlv
+from dwaarx.certs.der import (
+    elements,
+    has_unknown_critical_entry,
+    singles_with_critical_extensions,
+    why_not_one_sequence,
+)
+from tests.certs.pki import extension, tlv
 
 
 @pytest.mark.parametrize("length", [0, 1, 127, 128, 255, 256, 70000])
@@ -37,3 +42,88 @@ def test_only_value_errors_escape(data):
         singles_with_critical_extensions(tlv(0x30, tlv(4), tlv(4), tlv(0x30, data)))
     with contextlib.suppress(ValueError):
         singles_with_critical_extensions(data)
+
+
+# --- one SEQUENCE and nothing else ------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 255, 256, 70000])
+def test_one_sequence_of_every_length(length):
+    whole = tlv(0x30, b"x" * length)
+    assert why_not_one_sequence(whole) is None
+    assert why_not_one_sequence(whole + b"\0\0\0") == (
+        "is followed by bytes that are no part of it (3 of them)"
+    )
+    for cut in {1, 2, 3, len(whole) - 1} - {len(whole)}:
+        if cut < len(whole):
+            assert why_not_one_sequence(whole[:cut]) == f"is cut off after {cut} bytes"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is empty"),
+        (b"\n <html>", "is not DER: it looks like a page of HTML or XML"),
+        (b"\xef\xbb\xbf<?xml", "is not DER: it looks like a page of HTML or XML"),
+        (b"-----BEGIN OCSP", "is not DER: it is PEM"),
+        (b"Bad Gateway\r\n", "is not DER: it is text"),
+        (b"\x00\x30", "is not DER: it begins with the byte 0x00"),
+        (b"\x1f\x8b\x08", "is not DER: it begins with the byte 0x1f"),
+        (b"\x30\x80\x00\x00", "is not DER: it has no definite length"),
+        (b"\x30\xff", "is cut off after 2 bytes"),
+    ],
+)
+def test_what_is_no_sequence(data, reason):
+    assert why_not_one_sequence(data) == reason
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_told_what_they_are(data):
+    reason = why_not_one_sequence(data)
+    assert reason is None or reason.startswith("is ")
+
+
+# --- entries of CRLs --------------------------------------------------------
+
+REASON = bytes.fromhex("551d15")
+ODD = bytes.fromhex("2a0304")
+HEAD = (tlv(0x30), tlv(0x30), tlv(0x17))
+FULL = (tlv(2, b"\1"), *HEAD, tlv(0x17))
+
+
+def of_entries(*entries: bytes, head=FULL) -> bytes:
+    own = tlv(0xA0, tlv(0x30, extension(ODD, b"", critical=True)))
+    return tlv(0x30, tlv(0x30, *head, tlv(0x30, *entries), own), tlv(0x30), tlv(0x03))
+
+
+def entry(*extensions: bytes) -> bytes:
+    return tlv(0x30, tlv(2, b"\5"), tlv(0x17), tlv(0x30, *extensions) if extensions else b"")
+
+
+@pytest.mark.parametrize(
+    ("entries", "found"),
+    [
+        ([], False),
+        ([entry()], False),
+        ([entry(extension(ODD, b"", critical=False))], False),
+        ([entry(extension(REASON, b"", critical=True))], False),
+        ([entry(extension(ODD, b"", critical=True))], True),
+        ([entry(extension(REASON, b"", critical=True), extension(ODD, b"", critical=True))], True),
+        ([entry(extension(ODD, b"\1\1\xff\4", critical=False)), entry()], False),
+    ],
+)
+@pytest.mark.parametrize("head", [FULL, (tlv(2, b"\1"), *HEAD), HEAD])
+def test_critical_extensions_of_entries(entries, found, head):
+    assert has_unknown_critical_entry(of_entries(*entries, head=head), {REASON}) is found
+
+
+def test_a_list_without_entries():
+    data = tlv(0x30, tlv(0x30, *FULL, tlv(0xA0, tlv(0x30))))
+    assert not has_unknown_critical_entry(data, {REASON})
+
+
+@given(st.binary(max_size=60))
+def test_only_value_errors_escape_from_entries(data):
+    for each in (data, of_entries(data), of_entries(entry(data + b"\1\1\xff\4"))):
+        with contextlib.suppress(ValueError):
+            has_unknown_critical_entry(each, {REASON})
