@@ -4,9 +4,14 @@ import time
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from dwaarx.config.model import (
+    AcmeCa,
+    AcmeCertificate,
+    AcmeSettings,
     Address,
+    AutomaticCertificates,
     CertificateFiles,
     Config,
     ConsoleSsh,
@@ -85,6 +90,49 @@ def test_redirects_can_be_switched_off() -> None:
     assert list(make_plan(config(site("a"), http_port=80, redirect_http=False))) == [
         Address("", 443)
     ]
+
+
+ACME = AutomaticCertificates(AcmeSettings((AcmeCa("https://ca.test/directory"),)))
+
+
+@pytest.mark.parametrize("redirect", [True, False])
+def test_the_plain_port_is_there_for_acme(redirect: bool) -> None:
+    sites = site("a", certificate=ACME, bind=("127.0.0.1",)), site("b", bind=("127.0.0.2",))
+    plan = make_plan(config(*sites, http_port=80, redirect_http=redirect))
+    plain = [each for each in plan.values() if not each.tls]
+    if redirect:
+        assert [str(each.address) for each in plain] == ["127.0.0.1:80", "127.0.0.2:80"]
+        assert [[served.host for served in each.sites] for each in plain] == [["a"], ["b"]]
+    else:
+        assert [str(each.address) for each in plain] == ["127.0.0.1:80"]
+        assert plain[0].sites == ()
+    assert plan[Address("127.0.0.1", 443)].names[0].source == AcmeCertificate("a", ACME.acme)
+
+
+def test_no_plain_port_for_acme_if_it_is_switched_off() -> None:
+    plan = make_plan(config(site("a", certificate=ACME), http_port=0, redirect_http=False))
+    assert list(plan) == [Address("", 443)]
+
+
+def test_no_plain_port_for_names_that_no_ca_signs() -> None:
+    internal = evolve(ACME, internal=INTERNAL)
+    one = site("localhost", certificate=internal)
+    assert list(make_plan(config(one, http_port=80, redirect_http=False))) == [Address("", 443)]
+    both = site("localhost", "a", certificate=internal)
+    plan = make_plan(config(both, http_port=80, redirect_http=False))
+    assert list(plan) == [Address("", 443), Address("", 80)]
+
+
+def test_acmes_plain_port_must_not_serve_tls() -> None:
+    one = site("a", port=8080, certificate=ACME)
+    with pytest.raises(PlanError, match=r"http_port: \*:8080 serves TLS: set it to 0 or another"):
+        make_plan(config(one, http_port=8080, redirect_http=False))
+
+
+def test_a_site_on_the_plain_port_beside_acme() -> None:
+    sites = site("a", certificate=ACME), site("c", port=80, tls=False)
+    plan = make_plan(config(*sites, http_port=80, redirect_http=False))
+    assert [served.host for served in plan[Address("", 80)].sites] == ["c"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from twisted.internet.testing import StringTransport
 
 from dwaarx.tls.connection import TlsTransport
 from dwaarx.tls.listener import Listener
+from dwaarx.tls.policy import certificate_context
 from tests.certs.pki import Entity
 
 PEER = IPv4Address("TCP", "192.0.2.7", 4711)
@@ -114,5 +115,9 @@ class Client:
 class Certificate:
     """What an endpoint needs of a certificate: its context."""
 
-    def __init__(self, context: SSL.Context) -> None:
+    def __init__(self, context: SSL.Context | None) -> None:
         self.context = context
+
+
+def certificate(leaf: Entity) -> Certificate:
+    return Certificate(certificate_context([(leaf.key, [leaf.certificate])], lambda _: b""))

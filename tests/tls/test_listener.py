@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import socket
 import ssl
-import weakref
-from collections.abc import Callable
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -19,55 +15,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dwaarx.config.model import Address
-from dwaarx.log import show_debug
 from dwaarx.tls import descriptors
 from dwaarx.tls.accepted import Accepted, textual
-from dwaarx.tls.connection import CLOSE_NOTIFY
 from dwaarx.tls.listener import REFUSALS_TOLD, Endpoint, Listener
-from dwaarx.tls.policy import base_context, certificate_context
 from dwaarx.tls.sockets import BindError, bind_stream
-from tests.certs.pki import Entity, make_ca, make_leaf
-from tests.tls.memory import HOST, PEER, Certificate, Client, MemoryTransport
+from tests.certs.pki import Entity, make_leaf
+from tests.tls.memory import HOST, PEER, Client, MemoryTransport, certificate
 from tests.tls.recorder import Recorder
-
-
-@pytest.fixture(scope="module")
-def ca() -> Entity:
-    return make_ca()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(autouse=True)
-def made() -> list[Recorder]:
-    Recorder.made.clear()
-    return Recorder.made
-
-
-def certificate(leaf: Entity) -> Certificate:
-    return Certificate(certificate_context([(leaf.key, [leaf.certificate])], lambda _: b""))
-
-
-@pytest.fixture(scope="module")
-def leaves(ca: Entity) -> dict[str, Entity]:
-    return {name: make_leaf(ca, [name]) for name in ("a.example", "*.w.example", "dns.example")}
-
-
-@pytest.fixture
-def listener(clock: Clock, leaves: dict[str, Entity]) -> Listener:
-    listener = Listener(Recorder, clock, base=base_context(), handshake=10, idle=60)
-    http = (b"h2", b"http/1.1")
-    listener.set_endpoints(
-        [
-            ("a.example", Endpoint(certificate(leaves["a.example"]), http)),
-            ("*.w.example", Endpoint(certificate(leaves["*.w.example"]), http)),
-            ("dns.example", Endpoint(certificate(leaves["dns.example"]), (b"dot",))),
-        ]
-    )
-    return listener
 
 
 @pytest.mark.parametrize(
@@ -143,206 +97,6 @@ def test_a_swapped_context_serves_the_next_handshake(
     assert after.serial() == renewed.certificate.serial_number
     before.send(b"still here")
     assert made[0].received == [b"still here"]
-
-
-def test_an_unfinished_handshake_is_timed_out(
-    listener: Listener, ca: Entity, clock: Clock, made: list[Recorder]
-) -> None:
-    client = Client(listener, ca, "a.example")
-    assert (listener.accepted, listener.open) == (1, 1)
-    clock.advance(9)
-    assert not client.transport.aborted
-    clock.advance(1)
-    assert client.transport.aborted
-    client.server.connectionLost()
-    assert (listener.open, listener.tls_failures) == (0, 1)
-    assert made == []
-    assert not clock.getDelayedCalls()
-
-
-def test_garbage_ends_the_handshake(listener: Listener, ca: Entity, made: list[Recorder]) -> None:
-    client = Client(listener, ca, "a.example")
-    client.server.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
-    assert client.transport.disconnecting
-    show_debug()
-    with capturedLogs() as logs:
-        client.server.connectionLost()
-    show_debug(show=False)
-    assert (listener.tls_failures, made) == (1, [])
-    assert [formatEvent(each).partition(": [")[0] for each in logs] == [
-        "192.0.2.7: TLS handshake failed"
-    ]
-
-
-def test_a_peer_that_does_not_close_is_dropped(
-    listener: Listener, ca: Entity, clock: Clock, made: list[Recorder]
-) -> None:
-    client = Client(listener, ca, "a.example").handshake()
-    assert made[0].transport is not None
-    made[0].transport.loseConnection()
-    clock.advance(CLOSE_NOTIFY - 1)
-    assert not client.transport.disconnecting
-    clock.advance(1)
-    # What the socket still holds goes out before it closes.
-    assert client.transport.disconnecting
-    assert not client.transport.aborted
-    clock.advance(60 - CLOSE_NOTIFY)
-    assert client.transport.aborted
-
-
-def test_a_short_idle_limit_holds_for_the_close_too(ca: Entity, clock: Clock) -> None:
-    listener = Listener(Recorder, clock, base=base_context(), idle=2)
-    leaf = make_leaf(ca, ["a.example"])
-    listener.set_endpoints([("a.example", Endpoint(certificate(leaf), (b"h2",)))])
-    client = Client(listener, ca, "a.example").handshake()
-    client.server.loseConnection()
-    clock.advance(2)
-    assert client.transport.aborted
-
-
-def test_a_peer_gets_no_more_time_by_being_told_again(
-    listener: Listener, ca: Entity, clock: Clock, made: list[Recorder]
-) -> None:
-    client = Client(listener, ca, "a.example").handshake()
-    assert made[0].transport is not None
-    for _ in range(3):
-        made[0].transport.loseConnection()
-        clock.advance(20)
-    assert client.transport.aborted
-
-
-def test_what_comes_after_the_end_does_nothing(
-    listener: Listener, ca: Entity, clock: Clock
-) -> None:
-    client = Client(listener, ca, "a.example").handshake()
-    client.server.connectionLost()
-    client.server.loseConnection()
-    client.server.abortConnection()
-    assert not client.transport.aborted
-    assert not clock.getDelayedCalls()
-
-
-def cut_off(client: Client) -> None:
-    """End amid the handshake."""
-    with contextlib.suppress(ssl.SSLWantReadError):
-        client.tls.do_handshake()
-    client.pump()
-
-
-CLOSE_NOTIFY_ALERT = bytes.fromhex("15 0303 0002 0100")
-
-
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_close_notify_amid_the_handshake(
-    listener: Listener, ca: Entity, version: ssl.TLSVersion
-) -> None:
-    client = Client(listener, ca, "a.example", version=version)
-    cut_off(client)
-    client.server.dataReceived(CLOSE_NOTIFY_ALERT)
-    assert client.transport.disconnecting
-    client.server.connectionLost(Failure(ConnectionDone()))
-    assert (listener.open, listener.tls_failures) == (0, 1)
-
-
-def fail(client: Client) -> None:
-    """End by garbage."""
-    client.server.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
-
-
-def shake_hands(client: Client) -> None:
-    """End without a word after the handshake."""
-    client.handshake()
-
-
-@pytest.mark.parametrize("begin", [cut_off, fail, shake_hands])
-def test_openssls_memory_is_given_back_at_once(
-    listener: Listener, ca: Entity, begin: Callable[[Client], None]
-) -> None:
-    client = Client(listener, ca, "a.example")
-    begin(client)
-    connection = weakref.ref(client.server.getHandle())
-    gc.disable()  # the cycles that it would break are what is looked for
-    try:
-        client.server.connectionLost(Failure(ConnectionDone()))
-        assert connection() is None
-    finally:
-        gc.enable()
-
-
-class Producer:
-    """A streaming producer that never has anything to say."""
-
-    def pauseProducing(self) -> None:
-        """Do nothing."""
-
-    def resumeProducing(self) -> None:
-        """Do nothing."""
-
-    def stopProducing(self) -> None:
-        """Do nothing."""
-
-
-def break_tls(client: Client) -> None:
-    client.server.dataReceived(b"\x17\x03\x03\x00\x20" + bytes(32))
-
-
-def close_tls(client: Client) -> None:
-    with contextlib.suppress(ssl.SSLError):
-        client.tls.unwrap()
-    client.pump()
-
-
-@pytest.mark.parametrize("end", [break_tls, close_tls])
-def test_when_tls_is_over_the_socket_waits_neither_for_the_producer_nor_for_the_peer(
-    listener: Listener,
-    ca: Entity,
-    clock: Clock,
-    made: list[Recorder],
-    end: Callable[[Client], None],
-) -> None:
-    client = Client(listener, ca, "a.example").handshake()
-    assert made[0].transport is not None
-    made[0].transport.registerProducer(Producer(), True)
-    end(client)
-    assert client.transport.disconnecting
-    assert client.transport.producer is None
-    clock.advance(59)
-    assert not client.transport.aborted
-    clock.advance(1)
-    assert client.transport.aborted
-    client.server.connectionLost()
-    assert not clock.getDelayedCalls()
-
-
-def test_a_broken_handshake_gets_no_more_time(listener: Listener, ca: Entity, clock: Clock) -> None:
-    client = Client(listener, ca, "a.example")
-    client.server.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
-    assert client.transport.disconnecting
-    clock.advance(10)
-    assert client.transport.aborted
-
-
-def test_a_waiting_producer_does_not_outlast_the_deadline(
-    listener: Listener, ca: Entity, clock: Clock, made: list[Recorder]
-) -> None:
-    client = Client(listener, ca, "a.example").handshake()
-    assert made[0].transport is not None
-    made[0].transport.registerProducer(Producer(), True)
-    made[0].transport.loseConnection()
-    assert not client.transport.disconnecting  # Twisted waits for the producer
-    clock.advance(CLOSE_NOTIFY)
-    assert not client.transport.disconnecting
-    clock.advance(60 - CLOSE_NOTIFY)
-    assert client.transport.aborted
-
-
-def test_the_deadline_of_the_handshake_ends_with_it(
-    listener: Listener, ca: Entity, clock: Clock
-) -> None:
-    client = Client(listener, ca, "a.example").handshake()
-    clock.advance(1000)
-    assert not client.transport.aborted
-    assert not client.transport.disconnecting
 
 
 def test_drain_and_abort(listener: Listener, ca: Entity, made: list[Recorder]) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import ssl
 
 import pytest
@@ -132,3 +134,13 @@ def test_no_shared_protocol_is_a_fatal_alert(ca: Entity) -> None:
 def test_no_alpn_is_served(ca: Entity) -> None:
     client = Client(listener(make_leaf(ca)), ca).handshake()
     assert client.tls.selected_alpn_protocol() is None
+
+
+def test_no_descriptor_left(ca: Entity, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(name: str) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "memfd_create", none_left)
+    leaf = make_leaf(ca)
+    with pytest.raises(SSL.Error, match="Too many open files"):
+        certificate_context([(leaf.key, [leaf.certificate])], nothing)
