@@ -24,16 +24,17 @@ class Router:
 
     def __init__(self, secure: bool) -> None:
         self._unknown = 421 if secure else 404
-        self._exact: dict[bytes, Handler] = {}
-        self._parents: dict[bytes, Handler] = {}
+        # Of text, as the sites' hosts are: the strings are shared by all listeners.
+        self._exact: dict[str, Handler] = {}
+        self._parents: dict[str, Handler] = {}
         self._any: Handler | None = None
         self._first: Handler | None = None
         self._known: dict[bytes, Handler] = {}
 
     def replace(self, table: Iterable[tuple[str, Handler]]) -> None:
         """Serve these hosts from the next request on; of two equal ones the first counts."""
-        exact: dict[bytes, Handler] = {}
-        parents: dict[bytes, Handler] = {}
+        exact: dict[str, Handler] = {}
+        parents: dict[str, Handler] = {}
         any_host: Handler | None = None
         first: Handler | None = None
         for host, handler in table:
@@ -41,9 +42,9 @@ class Router:
             if not host:
                 any_host = any_host or handler
             elif host.startswith("*."):
-                parents.setdefault(host[2:].encode("ascii"), handler)
+                parents.setdefault(host[2:], handler)
             else:
-                exact.setdefault(_ip(host) or host.encode("ascii"), handler)
+                exact.setdefault(_ip(host) or host, handler)
         self._exact, self._parents, self._any, self._first = exact, parents, any_host, first
         self._known = {}
 
@@ -62,19 +63,21 @@ class Router:
         handler.handle(exchange)
 
     def _find(self, authority: bytes) -> Handler | None:
-        host = host_of(authority)
-        literal = _ip(host.decode("latin-1"))
+        host = host_of(authority).decode("latin-1")
+        literal = _ip(host)
         if literal is not None:
             return self._exact.get(literal) or self._any or self._first
         if not host:
             return self._any or self._first
-        host = host.removesuffix(b".")  # an absolute name; the sites' are written without the dot
-        return self._exact.get(host) or self._parents.get(host.partition(b".")[2]) or self._any
+        host = host.removesuffix(".")  # an absolute name; the sites' are written without the dot
+        return self._exact.get(host) or self._parents.get(host.partition(".")[2]) or self._any
 
 
-def _ip(host: str) -> bytes | None:
+def _ip(host: str) -> str | None:
     """Return the usual form of an IP literal, with or without brackets; None for a name."""
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
+    if ":" not in host and not host[-1:].isdigit():
+        return None  # a name; to see that in any other way costs ten times as much
     literal = ip_literal(host)
-    return None if literal is None else str(literal).encode("ascii")
+    return None if literal is None else str(literal)

@@ -32,19 +32,22 @@ class NameTable(Generic[T]):
         """Make the table; raises ValueError when there is no entry at all."""
         self._exact: dict[str, T] = {}
         self._wildcard: dict[str, T] = {}
-        catch_all: list[T] = []
-        first: list[T] = []
+        defaults: list[T] = []
+        catch_all = False
         for name, entry in entries:
-            first.append(entry)
+            if not defaults:
+                defaults.append(entry)
             if name == "":
-                catch_all.append(entry)
+                if not catch_all:
+                    defaults = [entry]
+                catch_all = True
             elif name.startswith("*."):
                 self._wildcard.setdefault(name[2:], entry)
             else:
                 self._exact.setdefault(name, entry)
-        if not first:
+        if not defaults:
             raise ValueError("a table of names needs an entry")
-        self._default = catch_all[0] if catch_all else first[0]
+        (self._default,) = defaults
 
     def find(self, name: str | None) -> T | None:
         """Return the entry that a name stands for by itself, None if it stands for none."""
