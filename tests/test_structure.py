@@ -46,8 +46,8 @@ SANS_IO = {
         "matchers", "placeholders", "router", "site",
     },
     "certs": {
-        "acme.ari", "agenda", "crl", "der", "errors", "matching", "ocsp", "ocsp_request", "pacer",
-        "schedule",
+        "acme.answers", "acme.ari", "acme.problems", "agenda", "crl", "der", "errors", "matching",
+        "ocsp", "ocsp_request", "pacer", "schedule",
     },
     "dns": {
         "acl", "answer", "asking", "channel", "doh", "dot", "errors", "message", "policies",
