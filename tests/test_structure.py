@@ -46,8 +46,8 @@ SANS_IO = {
         "matchers", "placeholders", "router", "site",
     },
     "certs": {
-        "acme.answers", "acme.ari", "acme.problems", "agenda", "crl", "der", "errors", "matching",
-        "ocsp", "ocsp_request", "pacer", "schedule",
+        "acme.answers", "acme.ari", "acme.problems", "agenda", "crl", "der", "errors", "guard",
+        "http_dates", "matching", "ocsp", "ocsp_request", "pacer", "schedule", "url",
     },
     "dns": {
         "acl", "answer", "asking", "channel", "doh", "dot", "errors", "message", "policies",
