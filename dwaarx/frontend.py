@@ -16,7 +16,6 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from dwaarx.certs.acme.challenges import Challenges
 from dwaarx.certs.manager import CertificateManager
 from dwaarx.certs.storage import Storage
 from dwaarx.config import load
@@ -86,7 +85,6 @@ class Frontend(MultiService):
             raise FrontendError(f"storage {config.storage}: {reason_of(error)}") from error
         self.manager = CertificateManager(self.storage, reactor)
         MultiService.addService(self, self.manager)
-        self._challenges = Challenges()
         self.forwarder = Forwarder(reactor)
         self.parts: list[Part] = []
         self._reactor = reactor
@@ -215,6 +213,9 @@ class Frontend(MultiService):
             for part in self.parts:
                 undo.callback(part.abandon)
                 part.prepare(config)
+            former = self.config
+            undo.callback(lambda: self._configure(former))
+            self._configure(config)
             undo.callback(lambda: self.manager.retain(_sources(self._plan())))
             identities = self.manager.acquire(_sources(plan))
             self._give_way([plan[address] for address in plan if address not in kept], kept, undo)
@@ -222,7 +223,7 @@ class Frontend(MultiService):
                 if address not in kept:
                     # It accepts nothing before the reactor's next turn.
                     listener = RunningListener(
-                        each, self._reactor, self._base, self.forwarder, self._challenges
+                        each, self._reactor, self._base, self.forwarder, self.manager.challenges
                     )
                     listener.update(each, config.timeouts, identities, handlers)
                     undo.callback(listener.yield_address)
@@ -253,6 +254,9 @@ class Frontend(MultiService):
             f"no longer listening on {address}" for address in before if address not in plan
         ]
         return ", ".join(changes)
+
+    def _configure(self, config: Config) -> None:
+        self.manager.configure(config.ocsp, config.certificate_cache, config.http_port != 0)
 
     def _kept(self, plan: dict[Address, ListenerPlan]) -> dict[Address, RunningListener]:
         """Return the listeners that go on with this plan: same address, still (or not) TLS."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from twisted.internet.interfaces import (
     IReactorCore,
     IReactorFDSet,
-    IReactorFromThreads,
     IReactorPluggableNameResolver,
     IReactorSocket,
     IReactorTCP,
+    IReactorThreads,
     IReactorTime,
     IReactorUDP,
     IReactorUNIX,
@@ -18,7 +18,7 @@ from twisted.internet.interfaces import (
 class Reactor(
     IReactorCore,
     IReactorFDSet,
-    IReactorFromThreads,
+    IReactorThreads,
     IReactorPluggableNameResolver,
     IReactorSocket,
     IReactorTCP,

@@ -150,6 +150,16 @@ class InternalCA:
         self._keep(name, pair)
         return pair
 
+    def forget(self, names: Sequence[str]) -> None:
+        """Let the next leaf for these names be a new one; raises CertificateError."""
+        name = self.path_name(names)
+        self._unwritten.pop(name, None)
+        try:
+            self._storage.remove(name)
+        except OSError as error:
+            path = self._storage.path(name)
+            raise CertificateError(path, f"cannot be removed: {reason_of(error)}") from error
+
     def is_fresh(self, pair: KeyPair, names: Sequence[str]) -> bool:
         """Whether a pair fits the names and the present issuer, and is not due for renewal.
 

@@ -1,37 +1,76 @@
-"""Keeps every certificate and staple: loads them, reloads them, renews the internal ones."""
+"""Keeps every certificate and staple: one loop that looks after all of them, and who asks of it."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from random import Random, SystemRandom
+from typing import TypeVar
 
 from OpenSSL import SSL
 from twisted.application.service import Service
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred, DeferredList, gatherResults, succeed
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger, LogLevel
 
-from dwaarx.certs import files, ocsp, schedule
+from dwaarx.certs import schedule
+from dwaarx.certs.acme.challenges import Challenges
+from dwaarx.certs.acme.issuer import Issuer
+from dwaarx.certs.agenda import Agenda
+from dwaarx.certs.ari_check import AriCheck
+from dwaarx.certs.crl import Revoked
+from dwaarx.certs.crl_check import CrlCheck, list_of
 from dwaarx.certs.errors import CertificateError, CertificateErrors, OcspError, Refusal
+from dwaarx.certs.events import tell
+from dwaarx.certs.fetch import Fetcher
+from dwaarx.certs.file_sources import FileSources
+from dwaarx.certs.file_watch import INTERVAL as WATCH_INTERVAL
 from dwaarx.certs.internal import InternalCA
-from dwaarx.certs.pair import KeyPair
-from dwaarx.certs.status import (
-    CertificateStatus,
-    ReloadOutcome,
-    describe,
-    name_of,
-    path_of,
-    status_of,
-)
+from dwaarx.certs.internal_renewal import InternalRenewal
+from dwaarx.certs.ocsp_client import OcspClient
+from dwaarx.certs.overlay import Overlay
+from dwaarx.certs.record import Duty, Held, Key, Record
+from dwaarx.certs.renewal import Renewal
+from dwaarx.certs.signals import Guard, Signal, Signals
+from dwaarx.certs.staple_store import StapleStore
+from dwaarx.certs.stapling import Outcome, Stapling
+from dwaarx.certs.status import CertificateStatus, ReloadOutcome, describe, status_of
 from dwaarx.certs.storage import Storage
 from dwaarx.certs.store import ContextCache, Identity, Slot, openssl_reason
-from dwaarx.config.model import CertificateFiles, CertificateSource, InternalCertificate
-from dwaarx.words import utc
+from dwaarx.config.model import (
+    AcmeCertificate,
+    CertificateSource,
+    InternalCertificate,
+    OcspOptions,
+)
+from dwaarx.reactor import Reactor
 
 _log = Logger()
 
-_Files = tuple[CertificateFiles, ...]
+T = TypeVar("T")
+
+# How often the loop looks what is due, in seconds: as often as the most urgent requests follow
+# each other. A look at which nothing is due takes microseconds.
+TICK = 0.2
+
+# How much is begun in one turn of the reactor, which handshakes wait for: reading a certificate
+# with its staple takes about half a millisecond.
+DUTIES_PER_TICK = 20
+READS_PER_TICK = 16
+
+# How many sources are read while they are acquired, so that a small service has looked at all
+# of its own before it answers. The others follow in the loop, or at their first handshake.
+READ_AT_ONCE = 200
+
+# How often what the disk did not take is tried again, in seconds.
+FLUSH_INTERVAL = 60.0
+
+# Contexts held when no Dwaarfile says otherwise (`certificate_cache`).
+DEFAULT_CACHE = 10_000
 
 
 def utc_now() -> datetime:
@@ -46,120 +85,315 @@ class CertificateManager(Service):
     """
 
     def __init__(
-        self, storage: Storage, clock: IReactorTime, now: Callable[[], datetime] = utc_now
+        self,
+        storage: Storage,
+        reactor: Reactor,
+        now: Callable[[], datetime] = utc_now,
+        *,
+        fetcher: Fetcher | None = None,
+        issuer: Issuer | None = None,
+        rng: Random | None = None,
     ) -> None:
-        self.internal = InternalCA(storage, now)
+        rng = rng or SystemRandom()
         self._now = now
-        self._held: dict[CertificateSource, Identity] = {}
-        self._cache = ContextCache(0)  # all that are held are pinned
-        # When a failed renewal of an internal certificate is tried again.
-        self._retry: dict[CertificateSource, datetime] = {}
-        self._loop = LoopingCall(self._maintain)
-        self._loop.clock = clock
+        self._reactor = reactor
+        self._options = OcspOptions()
+        self.challenges = Challenges()
+        self.overlay = Overlay(storage)
+        self.internal = InternalCA(storage, now)
+        self._fetcher = fetcher or Fetcher(
+            reactor, lambda: self._options.allow, lambda: self._options.timeout
+        )
+        self._issuer = issuer or Issuer(reactor, storage, self.challenges)
+        self._agenda: Agenda[Key] = Agenda()
+        self._signals = Signals()
+        client = OcspClient(self._fetcher, now)
+        store = StapleStore(self.overlay, now)
+        self.stapling = Stapling(client, store, self._agenda, reactor, now, self, rng)
+        self._ari = AriCheck(self._fetcher, self.overlay, self._agenda, now, self, rng)
+        self._crl = CrlCheck(self._fetcher, storage, self._agenda, now, self, self._in_thread, rng)
+        self.renewal = Renewal(
+            self._issuer, self._ari, self.stapling, self.overlay, self._agenda, now, self, rng
+        )
+        self._internal = InternalRenewal(self.internal, self._agenda, now)
+        self._files = FileSources(self.stapling, self._agenda, now, self, rng)
+        self._cache = ContextCache(DEFAULT_CACHE)
+        self._held: dict[CertificateSource, Held] = {}
+        # What was acquired and not read yet.
+        self._unread: deque[Held] = deque()
+        self._loop = LoopingCall(self._tick)
+        self._loop.clock = reactor
+
+    def configure(self, options: OcspOptions, cache: int, http: bool) -> None:
+        """Take the options of a Dwaarfile; they hold from the next request and handshake on.
+
+        `http` says whether there is a plain port that answers CAs (http-01).
+        """
+        self._issuer.http_available = http
+        self._options = self.stapling.options = options
+        self._cache.set_limit(cache)
 
     def startService(self) -> None:
-        """Begin to renew what is due, once a minute."""
+        """Begin to do what is due."""
         Service.startService(self)
-        done = self._loop.start(schedule.INTERVAL)
-        done.addErrback(lambda failure: _log.failure("renewal stopped", failure))
+        now = self._now().timestamp()
+        self._agenda.put((Duty.WATCH, None), now + WATCH_INTERVAL)
+        self._agenda.put((Duty.FLUSH, None), now + FLUSH_INTERVAL)
+        done = self._loop.start(TICK)
+        done.addErrback(
+            lambda failure: _log.failure("certificates are looked after no more", failure)
+        )
 
-    def stopService(self) -> None:
-        """Renew no more; what is held is served on."""
+    def stopService(self) -> Deferred[None]:
+        """Renew no more; what is held is served on. Fires when nothing is under way."""
         if self._loop.running:
             self._loop.stop()
+        for part in (self.renewal, self.stapling, self._ari, self._crl, self._files):
+            part.stop()
+        self._fetcher.close()
         Service.stopService(self)
+        return self._issuer.stop()
 
     # --- what is held -------------------------------------------------------
 
     def acquire(self, sources: Iterable[CertificateSource]) -> dict[CertificateSource, Identity]:
-        """Return an Identity for each source, loading or issuing those not held yet.
+        """Return an Identity for each source; files are loaded now, others when they are needed.
 
         A staple that cannot be used is a warning, and the certificate is served without.
         Raises CertificateErrors with every file at fault, and then nothing has changed.
         """
-        wanted = tuple(dict.fromkeys(sources))
-        made: dict[CertificateSource, Identity] = {}
+        wanted = dict.fromkeys(sources)
+        made: dict[CertificateSource, Held] = {}
         errors: list[CertificateError] = []
         for source in wanted:
             if source not in self._held:
                 try:
-                    made[source] = self._make(source)
+                    made[source] = self._make(source, len(made))
                 except CertificateErrors as error:
                     errors += error.errors
         if errors:
+            for held in made.values():
+                self._drop(held)
             unique = {(error.path, error.reason): error for error in errors}
             raise CertificateErrors(unique.values())
         self._held.update(made)
-        for identity in made.values():
-            self._tell(identity)
-        return {source: self._held[source] for source in wanted}
+        self._unread.extend(held for held in made.values() if not held.read)
+        for source in wanted:
+            held = self._held[source]
+            held.source = held.identity.source = source  # its settings may be newer
+        return {source: self._held[source].identity for source in wanted}
 
     def retain(self, sources: Iterable[CertificateSource]) -> None:
         """Forget every identity whose source is not among these."""
         kept = set(sources)
-        self._held = {source: held for source, held in self._held.items() if source in kept}
-        self._retry = {source: at for source, at in self._retry.items() if source in kept}
+        for source in [source for source in self._held if source not in kept]:
+            self._drop(self._held.pop(source))
+
+    def _make(self, source: CertificateSource, count: int) -> Held:
+        held = Held(source)
+        load: Callable[[Held], Iterable[Slot]]
+        if isinstance(source, tuple):
+            load = self._files.load
+        elif isinstance(source, InternalCertificate):
+            load = self._internal.load
+        else:
+            load = self.renewal.load
+        held.identity = Identity(source, partial(load, held), self._now, self._cache)
+        if isinstance(source, tuple):
+            self._files.open(held)
+            held.read = True
+        elif count < READ_AT_ONCE:
+            self._open(held)
+        return held
+
+    def _open(self, held: Held) -> None:
+        """Read a certificate now, and be ready for the first handshake."""
+        try:
+            slots = held.identity.read()
+            if slots:
+                held.identity.replace(slots, eager=True)
+        except CertificateErrors:
+            # One by ACME is obtained anew; whatever keeps the local CA from issuing is to be known.
+            if not isinstance(held.source, AcmeCertificate):
+                raise
+        except SSL.Error as error:
+            path = Path(held.records[0].name)
+            raise CertificateErrors([CertificateError(path, openssl_reason(error))]) from error
+        self._read(held)
+
+    def _drop(self, held: Held) -> None:
+        held.dropped = True
+        held.identity.discard()
+        for record in held.records:
+            self.stapling.forget(record)
+            self._crl.forget(record)
+        self._part(held).forget(held)
+
+    def _part(self, held: Held) -> FileSources | InternalRenewal | Renewal:
+        if isinstance(held.source, tuple):
+            return self._files
+        return self._internal if isinstance(held.source, InternalCertificate) else self.renewal
+
+    def _read(self, held: Held) -> None:
+        """Read a certificate, and put on the agenda what it needs."""
+        held.read = True
+        slots: tuple[Slot, ...] = ()
+        try:
+            slots = held.identity.read()
+        except CertificateErrors as error:
+            _log.error("{name}: {error}", name=held.records[0].name, error=str(error))
+        if isinstance(held.source, AcmeCertificate):
+            self.renewal.watch(held, slots)
+        else:
+            self._internal.watch(held, slots)
+        if slots:
+            for record in held.records:
+                self.guard(record)
+
+    # --- the loop -----------------------------------------------------------
+
+    def _tick(self) -> None:
+        for _ in range(min(READS_PER_TICK, len(self._unread))):
+            held = self._unread.popleft()
+            if not held.dropped:
+                with _log.failuresHandled("{name} cannot be read", name=held.records[0].name):
+                    self._read(held)
+        for signal in self._signals.taken():
+            with _log.failuresHandled("a revocation cannot be acted on"):
+                self._act(signal)
+        for key in self._agenda.due(self._now().timestamp(), DUTIES_PER_TICK):
+            # A bug that shows with one certificate must not end the renewal of all.
+            with _log.failuresHandled(
+                "what was due cannot be done: {duty}", duty=key[0].value
+            ) as op:
+                self._do(key)
+            if op.failed:
+                self._agenda.put(key, (self._now() + schedule.RETRY).timestamp())
+
+    def _do(self, key: Key) -> None:
+        match key:
+            case (Duty.STAPLE, Record() as record):
+                self.stapling.due(record)
+            case (Duty.END, Record() as record):
+                self._ended(record)
+            case (Duty.RENEW, Held() as held) if isinstance(held.source, AcmeCertificate):
+                self.renewal.due(held)
+            case (Duty.RENEW, Held() as held):
+                self._internal.due(held)
+            case (Duty.PENDING, Held() as held) if isinstance(held.source, AcmeCertificate):
+                self.renewal.pending(held)
+            case (Duty.PENDING, Held() as held):
+                self._files.pending(held)
+            case (Duty.ARI, Held() as held):
+                self._ari.due(held)
+            case (Duty.CRL, str() as url):
+                self._crl.due(url)
+            case (Duty.WATCH, None):
+                self._files.look()
+            case (Duty.FLUSH, None):
+                now = self._now().timestamp()
+                self._agenda.put((Duty.FLUSH, None), now + FLUSH_INTERVAL)
+                self.overlay.flush()
+
+    def guard(self, record: Record) -> None:
+        """Put a certificate's staple and revocation on the agenda, by what was read of it."""
+        source = record.held.source
+        own = isinstance(source, tuple) and source[record.index].ocsp is not None
+        if own and record.until is not None:
+            # The operator brings staples; the network is asked when they end.
+            self.stapling.forget(record)
+            self._agenda.put((Duty.END, record), record.until)
+        else:
+            self.stapling.watch(record)
+        self._crl.watch(record)
+
+    def _ended(self, record: Record) -> None:
+        self.stapling.ended(record)
+        if record.until is None and self._agenda.when((Duty.STAPLE, record)) is None:
+            self.stapling.watch(record)
+
+    def _in_thread(self, work: Callable[[], T]) -> Deferred[T]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
+
+    # --- revocation ---------------------------------------------------------
+
+    def revoked(self, record: Record, error: OcspError) -> None:
+        """Hear that a responder says, signed, that a certificate is revoked."""
+        self._signals.put(record, Guard.OCSP, str(error), error.revocation_reason)
+
+    def listed(self, record: Record, revoked: Revoked) -> None:
+        """Hear that a certificate stands in its issuer's list."""
+        self._signals.put(record, Guard.CRL, str(revoked), revoked.reason)
+
+    def overdue(self, held: Held, why: str) -> None:
+        """Hear that the window to renew a certificate has passed."""
+        self._signals.put(held.records[0], Guard.ARI, why, None)
+
+    def moved(self, held: Held) -> None:
+        """Hear that a CA named another moment to renew."""
+        self.renewal.moved(held)
+
+    def _act(self, signal: Signal) -> None:
+        """Do what a signal asks for: renew early, or give a certificate up."""
+        record = signal.record
+        held = record.held
+        if not signal.revokes:
+            tell("overdue", LogLevel.warn, name=record.name, signal="ari", reason=signal.words)
+            self.renewal.renew_soon(held)
+            return
+        if record.revoked:
+            return  # the responder says it again
+        self._withdraw(signal)
+        acme = isinstance(held.source, AcmeCertificate)
+        tell(
+            "revoked",
+            LogLevel.error,
+            name=record.name,
+            serial=f"{record.serial:x}",
+            signal=signal.guard.value.lower(),
+            reason=signal.words,
+            action="a new certificate is being obtained"
+            if acme
+            else "its staple is withdrawn: replace the certificate and its key",
+        )
+        if acme:
+            self.renewal.revoked(held)
+
+    def _withdraw(self, signal: Signal) -> None:
+        """Staple nothing any more to a certificate that is revoked."""
+        record = signal.record
+        refusal = OcspError(Refusal.REVOKED, signal.words, revocation_reason=signal.reason)
+        try:
+            slot = record.held.identity.read()[record.index]
+        except CertificateErrors as error:
+            _log.warn("{name}: {error}", name=record.name, error=str(error))
+        else:
+            slot.put(None, refusal)
+            self.stapling.store.forget(slot.pair.certificate)
+        record.revoked = record.refusal = signal.words
+        record.until = None
+
+    # --- for operators ------------------------------------------------------
 
     def reload(self) -> list[ReloadOutcome]:
         """Read every file again and serve what is good of it.
 
         A source any of whose files fails stays as it is, whole. A certificate that demands a
         staple is served only with one; a good staple stays until it ends if its file turns bad.
+        Certificates of the storage that no handshake has asked for yet are read when one does.
         """
-        root_errors = self._reload_root()
+        root_error = self._reload_root()
         outcomes = []
-        for identity in self._held.values():
-            errors = self._reload(identity, root_errors)
-            if errors:
-                _log.error(
-                    "{what} is kept as it was: {reason}",
-                    what=name_of(identity.source),
-                    reason=errors,
-                )
-            else:
-                self._tell(identity)
-            description = describe(identity, self._now())
-            outcomes.append(ReloadOutcome(identity.source, description, errors or None))
+        for held in list(self._held.values()):
+            error = self._reload(held, root_error)
+            name = held.records[0].name
+            if error:
+                _log.error("{what} is kept as it was: {reason}", what=name, reason=error)
+            outcomes.append(ReloadOutcome(held.source, describe(held, self._now()), error or None))
         return outcomes
 
-    def status(self) -> list[CertificateStatus]:
-        """Describe every certificate that is held."""
-        return [
-            status_of(identity, index, self._now(), self._next(identity))
-            for identity in self._held.values()
-            for index in range(len(identity.slots))
-        ]
-
-    # --- loading ------------------------------------------------------------
-
-    def _make(self, source: CertificateSource) -> Identity:
-        identity = Identity(source, lambda: self._load(source), self._now, self._cache)
-        identity.pinned = True
-        self._replace(identity, self._load(source))
-        return identity
-
-    def _load(self, source: CertificateSource) -> list[Slot]:
-        if isinstance(source, InternalCertificate):
-            return [self._signed(self._issue(source))]
-        assert isinstance(source, tuple)
-        return [
-            self._stapled(each, pair)
-            for each, pair in zip(source, files.load_pairs(source), strict=True)
-        ]
-
-    def _stapled(self, source: CertificateFiles, pair: KeyPair, former: Slot | None = None) -> Slot:
-        """Make a slot with the staple of the file, or with the former one while that is good."""
-        now = self._now()
-        try:
-            return Slot(pair, files.read_staple(source, pair, now))
-        except OcspError as error:
-            # A revocation is proven by its signature; what said "good" before is refuted.
-            refuted = error.kind is Refusal.REVOKED
-            kept = former.valid_staple(now) if former is not None and not refuted else None
-            return Slot(pair, kept, error)
-
     def _reload_root(self) -> str:
-        """Read the internal root again if it is in use; return what is wrong with it, or ""."""
+        """Read the internal CA again if it is in use; return what is wrong with it, or ""."""
         if not any(isinstance(source, InternalCertificate) for source in self._held):
             return ""
         try:
@@ -168,180 +402,105 @@ class CertificateManager(Service):
             return str(error)
         return ""
 
-    def _reload(self, identity: Identity, root_errors: str) -> str:
-        """Serve what the files of one identity hold now; return why not, or ""."""
-        source = identity.source
-        if root_errors and isinstance(source, InternalCertificate):
-            return root_errors
+    def _reload(self, held: Held, root_error: str) -> str:
+        """Serve what the files of one source hold now; return why not, or ""."""
         try:
-            if isinstance(source, InternalCertificate):
-                self._renew(identity, source)
-            elif isinstance(source, tuple):
-                self._reload_files(identity, source)
+            if isinstance(held.source, tuple):
+                self._files.reload(held)
+            elif isinstance(held.source, InternalCertificate):
+                if root_error:
+                    return root_error
+                self._internal.renew(held)
+            else:
+                self.renewal.reload(held)
         except CertificateErrors as error:
             return "; ".join(str(each) for each in error.errors)
         return ""
 
-    def _reload_files(self, identity: Identity, source: _Files) -> None:
-        former = {slot.pair.certificate: slot for slot in identity.slots}
-        slots = []
-        for each, pair in zip(source, files.load_pairs(source), strict=True):
-            slot = self._stapled(each, pair, former.get(pair.certificate))
-            if pair.must_staple and slot.staple is None and pair.certificate not in former:
-                raise CertificateErrors(
-                    [
-                        CertificateError(
-                            each.certificate,
-                            "the new certificate demands a staple (must-staple) and has none, "
-                            f"so the former one stays: {slot.refusal}",
-                        )
-                    ]
-                )
-            slots.append(slot)
-        if all(_same(old.pair, new.pair) for old, new in zip(identity.slots, slots, strict=True)):
-            for old, new in zip(identity.slots, slots, strict=True):
-                old.put(new.staple, new.refusal)
-            return
-        self._replace(identity, slots)
+    def refresh(self, name: str | None = None) -> Deferred[list[Outcome]]:
+        """Fetch the staples of a name, or of all that have a responder; fires with the outcomes.
 
-    def _replace(self, identity: Identity, slots: list[Slot]) -> None:
-        try:
-            identity.replace(slots)
-        except SSL.Error as error:
-            raise CertificateErrors([_unfit(identity.source, error)]) from error
-
-    # --- what the house makes itself ----------------------------------------
-
-    def _issue(self, source: InternalCertificate) -> KeyPair:
-        try:
-            return self.internal.issue(source.names)
-        except CertificateError as error:
-            raise CertificateErrors([error]) from error
-
-    def _signed(self, pair: KeyPair) -> Slot:
-        """Make a slot with a staple that the internal root signs now."""
-        issuer = pair.issuer
-        assert issuer is not None  # the chain of an internal pair is its root
-        try:
-            response = self.internal.sign_staple(pair)
-            return Slot(pair, ocsp.verify(response, pair.certificate, issuer, self._now()))
-        except OcspError as error:
-            return Slot(pair, None, error)
-
-    def _renew(self, identity: Identity, source: InternalCertificate) -> None:
-        """Renew leaf and staple if they are due; raises CertificateErrors.
-
-        A staple that could not be made is told by the slot's refusal.
+        Raises LookupError if nothing is held for the name.
         """
-        slot = identity.slots[0]
-        pair = self._issue(source)
-        if not _same(pair, slot.pair):
-            self._replace(identity, [self._signed(pair)])
-            _log.info("renewed the certificate of {what}", what=name_of(identity.source))
-        elif self._staple_due(slot) <= self._now():
-            signed = self._signed(slot.pair)
-            slot.put(signed.staple or slot.valid_staple(self._now()), signed.refusal)
-        if identity.slots[0].refusal is None:
-            self._retry.pop(source, None)
+        found = [record for record in self._records(name) if record.responders]
+        done = DeferredList([self.stapling.refresh(record) for record in found if not record.skip])
+        return done.addCallback(lambda results: [outcome for _, outcome in results])
 
-    def _next(self, identity: Identity) -> datetime | None:
-        """Return when something is due for an internal certificate; None for one of files."""
-        if not isinstance(identity.source, InternalCertificate):
-            return None
-        retry = self._retry.get(identity.source)
-        if retry is not None:
-            return retry
-        slot = identity.slots[0]
-        leaf = slot.pair.certificate
-        ends = [root.not_valid_after_utc for root in slot.pair.chain]
-        return min(
-            schedule.leaf_renewal(leaf.not_valid_before_utc, leaf.not_valid_after_utc),
-            self._staple_due(slot),
-            *(schedule.root_renewal(end) for end in ends),
-        )
+    def renew(self, name: str) -> Deferred[list[str]]:
+        """Obtain new certificates for a name now; fires with what came of it, in words.
 
-    def _staple_due(self, slot: Slot) -> datetime:
-        staple = slot.staple
-        if staple is None:
-            return self._now()
-        return schedule.staple_renewal(staple.this_update, staple.end)
+        Raises LookupError if nothing is held for the name, and CertificateErrors for certificates
+        that come as files or cannot be issued. The Deferred fails with AcmeError.
+        """
+        waiting: list[Deferred[str]] = []
+        for held in dict.fromkeys(record.held for record in self._records(name)):
+            if isinstance(held.source, tuple):
+                path = held.source[0].certificate
+                reason = "is a file of yours: replace it there, and it is taken up by itself"
+                raise CertificateErrors([CertificateError(path, reason)])
+            if isinstance(held.source, InternalCertificate):
+                waiting.append(succeed(self._internal.reissue(held)))
+            else:
+                waiting.append(self.renewal.renew(held))
+        return gatherResults(waiting)
 
-    def _maintain(self) -> None:
-        """Do what is due. What fails is told, and tried again after schedule.RETRY."""
-        for identity in list(self._held.values()):
-            what = name_of(identity.source)
-            # A bug that shows with one certificate must not end the renewal of all.
-            with _log.failuresHandled("{what} cannot be looked after", what=what) as trial:
-                self._look_after(identity)
-            if trial.failed:
-                self._retry[identity.source] = self._now() + schedule.RETRY
+    def _records(self, name: str | None) -> list[Record]:
+        found = [
+            record
+            for held in self._held.values()
+            for record in held.records
+            if name is None or record.is_for(name)
+        ]
+        if name is not None and not found:
+            raise LookupError(f"there is no certificate for {name}")
+        return found
 
-    def _look_after(self, identity: Identity) -> None:
-        source = identity.source
-        due = self._next(identity)
-        if isinstance(source, InternalCertificate) and due is not None and due <= self._now():
-            self._try_to_renew(identity, source)
-        for index, slot in enumerate(identity.slots):
-            self._notice_end(slot, name_of(source, index))
+    def status(self) -> list[CertificateStatus]:
+        """Describe every certificate that is held."""
+        now = self._now().timestamp()
+        return [
+            status_of(record, now, self._guards(record), self._problem(record), self._next(record))
+            for held in self._held.values()
+            for record in held.records
+        ]
 
-    def _try_to_renew(self, identity: Identity, source: InternalCertificate) -> None:
-        try:
-            self._renew(identity, source)
-        except CertificateErrors as error:
-            reason = str(error)
+    def _guards(self, record: Record) -> str:
+        """Say which signals guard a certificate against being served on when it is revoked."""
+        source = record.held.source
+        guards = []
+        if record.responders and not record.skip:
+            guards.append(f"OCSP {record.responders[0]}")
+        elif isinstance(source, tuple) and source[record.index].ocsp is not None:
+            guards.append(f"OCSP file {source[record.index].ocsp}")
         else:
-            refusal = identity.slots[0].refusal
-            if refusal is None:
-                return
-            reason = str(refusal)
-        self._retry[source] = self._now() + schedule.RETRY
-        _log.error("{what} cannot be renewed: {reason}", what=name_of(source), reason=reason)
+            url = list_of(record)
+            guards += [f"CRL {url}"] if url is not None else []
+        if self._ari.guards(record.held):
+            guards.append("ARI")
+        if isinstance(source, InternalCertificate):
+            guards.append("internal CA")
+        return ", ".join(guards) or "none"
 
-    # --- telling ------------------------------------------------------------
+    def _problem(self, record: Record) -> str:
+        """Say what else went wrong than stapling."""
+        held = record.held
+        if isinstance(held.source, AcmeCertificate):
+            problem = self.renewal.problem(held) or held.identity.unavailable or ""
+            if problem:
+                return problem
+        return self._crl.problem(record)
 
-    def _notice_end(self, slot: Slot, what: str) -> None:
-        """Take away a staple whose end has passed, and say so once."""
-        staple = slot.staple
-        if staple is None or slot.valid_staple(self._now()) is not None:
-            return
-        slot.put(None, OcspError(Refusal.EXPIRED, f"the response expired at {utc(staple.end)}"))
-        self._tell_slot(slot, what)
-
-    def _tell(self, identity: Identity) -> None:
-        for index, slot in enumerate(identity.slots):
-            what = name_of(identity.source, index)
-            ends = slot.pair.certificate.not_valid_after_utc
-            if ends <= self._now():
-                _log.warn("{what}: the certificate expired at {ends}", what=what, ends=utc(ends))
-            self._tell_slot(slot, what)
-
-    def _tell_slot(self, slot: Slot, what: str) -> None:
-        refusal, staple = slot.refusal, slot.staple
-        if refusal is None:
-            return
-        if staple is not None:
-            _log.warn(
-                "{what}: the new staple is not used, the present one stays until {end}: {reason}",
-                what=what,
-                end=utc(staple.end),
-                reason=str(refusal),
-            )
-        elif slot.pair.must_staple:
-            _log.error(
-                "{what} demands a staple (must-staple) and is served without: {reason}",
-                what=what,
-                reason=str(refusal),
-            )
-        elif refusal.kind is Refusal.REVOKED:
-            _log.error("{what}: {reason}", what=what, reason=str(refusal))
-        elif refusal.kind is not Refusal.NONE:
-            _log.warn("{what} is served without a staple: {reason}", what=what, reason=str(refusal))
-
-
-def _same(pair: KeyPair, other: KeyPair) -> bool:
-    """Whether two pairs look the same to a client (the keys then match too)."""
-    return pair.certificate == other.certificate and pair.chain == other.chain
-
-
-def _unfit(source: CertificateSource, error: SSL.Error) -> CertificateError:
-    return CertificateError(path_of(source) or Path(name_of(source)), openssl_reason(error))
+    def _next(self, record: Record) -> datetime | None:
+        """Return when something is due for a certificate; None if it waits for its files."""
+        held = record.held
+        keys: list[Key] = [
+            (Duty.STAPLE, record),
+            (Duty.RENEW, held),
+            (Duty.PENDING, held),
+            (Duty.ARI, held),
+        ]
+        url = list_of(record)
+        if url is not None:
+            keys.append((Duty.CRL, url))
+        times = [when for key in keys if (when := self._agenda.when(key)) is not None]
+        return datetime.fromtimestamp(min(times), UTC) if times else None

@@ -53,6 +53,10 @@ class Overlay:
         held = self._held.get(name)
         return self.storage.read(name) if held is None else held.data
 
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file; one that cannot be looked for is not there."""
+        return name in self._held or self.storage.path(name).exists()
+
     def modified(self, name: str) -> float:
         """Return when a file was written, as POSIX time; raises OSError."""
         held = self._held.get(name)

@@ -1,15 +1,13 @@
-"""Saying in words what is held: for the console, for reloads, for the log."""
+"""Saying in words what is held: for the console and for reloads."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from pathlib import Path
+from datetime import UTC, datetime
 
 import attrs
 
-from dwaarx.certs.pair import key_name
-from dwaarx.certs.store import Identity, Slot
-from dwaarx.config.model import AcmeCertificate, CertificateSource, InternalCertificate
+from dwaarx.certs.record import Held, Record
+from dwaarx.config.model import AcmeCertificate, CertificateSource
 from dwaarx.words import utc
 
 
@@ -30,69 +28,67 @@ class ReloadOutcome:
 class CertificateStatus:
     """One certificate as showCertificates shows it; times are UTC.
 
-    `serial` is in hexadecimal, `staple` is "good until …" or "none". `why_not_stapled` is "" if
-    all is well; beside a staple that still holds it says why a newer one is not used.
-    `next_attempt` is when the manager will next act by itself; None if it waits for a reload.
+    `serial` is in hexadecimal, `staple` is "good until …" or "none". `not_after` is None while
+    there is no certificate. `why_not_stapled` is "" if all is well; beside a staple that still
+    holds it says why a newer one is not used. `guard` names who would tell of a revocation,
+    `problem` what went wrong beside the staple. `next_attempt` is when the manager will next act
+    by itself; None if it waits for a reload.
     """
 
     names: tuple[str, ...]
     issuer: str
     serial: str
-    not_after: datetime
+    not_after: datetime | None
     key: str
     source: str
     staple: str
     why_not_stapled: str
+    guard: str
+    problem: str
     next_attempt: datetime | None
 
 
-def path_of(source: CertificateSource, index: int = 0) -> Path | None:
-    """Return the file of a source's certificate; None for an internal one."""
-    return source[index].certificate if isinstance(source, tuple) else None
-
-
-def name_of(source: CertificateSource, index: int = 0) -> str:
-    """Name one certificate of a source: "files PATH", or "internal NAME…"."""
-    if isinstance(source, InternalCertificate):
-        return " ".join(("internal", *source.names))
-    if isinstance(source, AcmeCertificate):
-        return f"acme {source.name}"
-    return f"files {source[index].certificate}"
-
-
-def describe(identity: Identity, now: datetime) -> str:
+def describe(held: Held, now: datetime) -> str:
     """Say what is served for a source, and with which staples."""
     return "; ".join(
-        f"{name_of(identity.source, index)} ({_staple_in_words(slot, now)})"
-        for index, slot in enumerate(identity.slots)
+        f"{record.name} ({_staple_in_words(record, now.timestamp())})" for record in held.records
     )
 
 
-def _staple_in_words(slot: Slot, now: datetime) -> str:
-    staple = slot.valid_staple(now)
-    if staple is None:
-        return f"no staple: {slot.refusal}"
-    good = f"staple good until {utc(staple.end)}"
-    return good if slot.refusal is None else f"{good}; the newer one is not used: {slot.refusal}"
+def _staple_in_words(record: Record, now: float) -> str:
+    if not record.known:
+        return "no certificate yet"
+    good = record.good_until(now)
+    if good is None:
+        return f"no staple: {record.refusal}"
+    words = f"staple good until {utc(good)}"
+    return words if not record.refusal else f"{words}; the newer one is not used: {record.refusal}"
 
 
 def status_of(
-    identity: Identity, index: int, now: datetime, next_attempt: datetime | None
+    record: Record, now: float, guard: str, problem: str, next_attempt: datetime | None
 ) -> CertificateStatus:
-    """Describe one certificate of an identity."""
-    slot = identity.slots[index]
-    certificate = slot.pair.certificate
-    staple = slot.valid_staple(now)
-    internal = isinstance(identity.source, InternalCertificate)
+    """Describe one certificate; now is POSIX time."""
+    source = record.held.source
+    good = record.good_until(now)
+    names = record.names
+    kind = record.name if isinstance(source, tuple) else "internal"
+    if isinstance(source, AcmeCertificate):
+        kind = "acme"
+        names = names or (source.name,)
+    elif not isinstance(source, tuple):
+        names = names or source.names
     return CertificateStatus(
-        names=slot.pair.names,
-        issuer=certificate.issuer.rfc4514_string(),
-        serial=_serial(certificate.serial_number),
-        not_after=certificate.not_valid_after_utc,
-        key=key_name(slot.pair.key),
-        source="internal" if internal else name_of(identity.source, index),
-        staple="none" if staple is None else f"good until {utc(staple.end)}",
-        why_not_stapled="" if slot.refusal is None else str(slot.refusal),
+        names=names,
+        issuer=record.issuer,
+        serial=_serial(record.serial) if record.known else "",
+        not_after=datetime.fromtimestamp(record.not_after, UTC) if record.known else None,
+        key=record.key,
+        source=kind,
+        staple="none" if good is None else f"good until {utc(good)}",
+        why_not_stapled=record.refusal if record.known else "there is no certificate yet",
+        guard=guard,
+        problem=problem,
         next_attempt=next_attempt,
     )
 

@@ -106,9 +106,9 @@ class Storage:
             raise ValueError(f"{name!r} is not a name within the storage")
         return self.root / pure
 
-    def read(self, name: str) -> bytes:
-        """Return a file's contents; raises FileNotFoundError, or another OSError."""
-        return read_file(self.path(name))
+    def read(self, name: str, limit: int = MAX_FILE) -> bytes:
+        """Return the contents of a file of at most `limit` bytes; raises OSError."""
+        return read_file(self.path(name), limit)
 
     def write(
         self, name: str, data: bytes, mode: int = 0o600, modified: float | None = None

@@ -13,10 +13,12 @@ from typing import Any
 import cryptography
 import OpenSSL
 from OpenSSL import SSL
+from twisted.internet.defer import Deferred
 
 import twisted
 from dwaarx import __version__
 from dwaarx.certs.ocsp_sign import generate_to_file
+from dwaarx.certs.stapling import Outcome
 from dwaarx.console.arguments import (
     Paths,
     read_address,
@@ -74,9 +76,12 @@ class Console:
                 self.generateOCSPResponse,
                 self.reloadAllCertificates,
                 self.reloadConfig,
+                self.refreshOCSP,
+                self.renewCertificate,
                 self.addTLSLocal,
                 self.addDOHLocal,
                 self.showCertificates,
+                self.showOCSPCounters,
                 self.showTLSFrontends,
                 self.showDOHFrontends,
                 self.showServers,
@@ -144,6 +149,36 @@ class Console:
             raise ConsoleError("\n".join((count, *kept, *reloaded)))
         return Report("\n".join(reloaded) or "there are no certificates")
 
+    def refreshOCSP(self, name: str | None = None) -> Deferred[Report]:
+        """Fetch new OCSP staples now: of a name's certificates, or of all that have a responder.
+
+        name   a name of the certificate, or the path of its file; None for all
+
+        Waits for the responders and tells what came of each; if any did not give a staple, an
+        error names it. Requests to one responder keep their distance, so thousands take time.
+
+        refreshOCSP("dns.example.com")
+        """
+        try:
+            outcomes = self._frontend.manager.refresh(name)
+        except LookupError as error:
+            raise ConsoleError(str(error.args[0])) from error
+        return outcomes.addCallback(_report)
+
+    def renewCertificate(self, name: str) -> Deferred[Report]:
+        """Obtain a new certificate for a name now, however good the present one is.
+
+        Waits until the new one is in use, or tells why it is not; the present one then stays.
+        Certificates in files of your own are replaced in their files.
+
+        renewCertificate("www.example.com")
+        """
+        try:
+            renewed = self._frontend.manager.renew(name)
+        except LookupError as error:
+            raise ConsoleError(str(error.args[0])) from error
+        return renewed.addCallback(lambda words: Report("\n".join(words)))
+
     def reloadConfig(self) -> Report:
         """Read the Dwaarfile again and apply it; an invalid one changes nothing.
 
@@ -196,7 +231,12 @@ class Console:
     # --- functions that show ----------------------------------------------------
 
     def showCertificates(self) -> Table:
-        """Show each certificate, its staple, and why it is not stapled if it is not."""
+        """Show each certificate, its staple, why it is not stapled if it is not, and its guard.
+
+        "guard" is who would tell that the certificate is revoked or to be renewed early: the
+        OCSP responder, the CRL, ACME's renewal information (ARI). "problem" is what went wrong
+        beside the staple, and "next attempt" when dwaarx acts again by itself.
+        """
         return Table(
             (
                 "names",
@@ -207,6 +247,8 @@ class Console:
                 "source",
                 "staple",
                 "why not stapled",
+                "guard",
+                "problem",
                 "next attempt",
             ),
             (
@@ -219,11 +261,18 @@ class Console:
                     each.source,
                     each.staple,
                     each.why_not_stapled,
+                    each.guard,
+                    each.problem,
                     each.next_attempt,
                 )
                 for each in self._frontend.manager.status()
             ),
         )
+
+    def showOCSPCounters(self) -> Table:
+        """Show how often responders answered good, revoked, unknown, or not at all."""
+        counts = self._frontend.manager.stapling.counts
+        return Table(("outcome", "count"), sorted(counts.items()))
 
     def showTLSFrontends(self) -> Table:
         """Show the addresses that answer DNS over TLS."""
@@ -299,6 +348,17 @@ class Console:
             raise ConsoleError(f"there is no function {function}; {hint}")
         text = inspect.getdoc(found) or f"{type(found).__name__} without documentation"
         return Report(f"{found.usage}\n\n{text}" if isinstance(found, Offered) else text)
+
+
+def _report(outcomes: Sequence[Outcome]) -> Report:
+    lines = [f"{each.record.name}: {each.words}" for each in outcomes]
+    failed = [line for line, each in zip(lines, outcomes, strict=True) if not each.good]
+    if failed:
+        # An error and not a value, so that `dwaarx console` exits 1 and scripts stop.
+        good = [line for line, each in zip(lines, outcomes, strict=True) if each.good]
+        count = f"{len(failed)} of {len(lines)} could not be refreshed"
+        raise ConsoleError("\n".join((count, *failed, *good)))
+    return Report("\n".join(lines) or "no certificate has an OCSP responder")
 
 
 _BIND_COLUMNS: dict[str, Callable[[BindStatus], object]] = {
