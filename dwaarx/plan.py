@@ -23,6 +23,7 @@ from dwaarx.config.model import (
 # `curl -0` and its like offer http/1.0, which the same session speaks.
 HTTP_PROTOCOLS = (b"h2", b"http/1.1", b"http/1.0")
 DOT_PROTOCOL = b"dot"
+_DOT_PROTOCOLS = (DOT_PROTOCOL,)
 
 # Who asked for a listener, as showBinds() says it.
 DWAARFILE = "Dwaarfile"
@@ -95,15 +96,32 @@ class _Draft:
 
 
 class _Planner:
+    """Adds site after site to the listeners' drafts.
+
+    A site may have 100,000 names: what is said of each is one object for all its listeners.
+    """
+
     def __init__(self, config: Config) -> None:
         self.config = config
         self.drafts: dict[Address, _Draft] = {}
         self.problems: list[Problem] = []
+        self._by_key: dict[tuple[str, int], _Draft] = {}
+        self._protocols: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
 
-    def draft(self, address: Address, site: Site, origin: str, *, tls: bool) -> _Draft | None:
-        draft = self.drafts.setdefault(address, _Draft(address, tls, origin, site))
+    def listener(self, host: str, port: int, site: Site, origin: str, *, tls: bool) -> _Draft:
+        """Return the draft for an address, made for `site` if it is not there yet."""
+        draft = self._by_key.get((host, port))
+        if draft is None:
+            address = Address(host, port)
+            draft = _Draft(address, tls, origin, site)
+            self.drafts[address] = self._by_key[host, port] = draft
+        return draft
+
+    def draft(self, host: str, port: int, site: Site, origin: str, *, tls: bool) -> _Draft | None:
+        draft = self.listener(host, port, site, origin, tls=tls)
         if draft.tls is not tls:
             words = ("plain HTTP", "TLS") if tls else ("TLS", "plain HTTP")
+            address = draft.address
             self.problem(site, f"{address} already serves {words[0]}: it cannot serve {words[1]}")
             return None
         return draft
@@ -117,38 +135,47 @@ class _Planner:
 
     def add(self, site: Site, origin: str) -> None:
         """Add a site's own listeners, not the redirects to it."""
+        binds = self.binds(site)
+        names: dict[str, ServedName] = {}
         for at in site.addresses:
-            for host in self.binds(site):
-                address = Address(host, at.port)
-                draft = self.draft(address, site, origin, tls=at.tls)
+            served = ServedSite(at.host, site)
+            if at.tls and at.host not in names:
+                names[at.host] = _named(site, at.host, HTTP_PROTOCOLS)
+            for host in binds:
+                draft = self.draft(host, at.port, site, origin, tls=at.tls)
                 if draft is None:
                     continue
                 if at.host in draft.sites:
-                    self.problem(site, f"{at.host or 'any host'} is already served on {address}")
+                    shown = at.host or "any host"
+                    self.problem(site, f"{shown} is already served on {draft.address}")
                     continue
-                draft.sites[at.host] = ServedSite(at.host, site)
+                draft.sites[at.host] = served
                 if at.tls:
-                    self.name(draft, at.host, site, HTTP_PROTOCOLS)
+                    self.name(draft, site, names[at.host])
+        if not site.dns_over_tls:
+            return
+        # A site without names of its own (made on the console) serves every name.
+        over_tls = [
+            ServedName(each.name, each.source, _DOT_PROTOCOLS) for each in names.values()
+        ] or [_named(site, "", _DOT_PROTOCOLS)]
         for address in site.dns_over_tls:
-            draft = self.draft(address, site, origin, tls=True)
+            draft = self.draft(address.host, address.port, site, origin, tls=True)
             if draft is None:
                 continue
             draft.dot = True
-            # A site without names of its own (made on the console) serves every name.
-            for name in {at.host: None for at in site.addresses if at.tls} or ("",):
-                self.name(draft, name, site, (DOT_PROTOCOL,))
+            for named in over_tls:
+                self.name(draft, site, named)
 
-    def name(self, draft: _Draft, name: str, site: Site, protocols: tuple[bytes, ...]) -> None:
-        assert site.certificate is not None
-        source = source_for(site.certificate, name)
-        known = draft.names.get(name)
+    def name(self, draft: _Draft, site: Site, named: ServedName) -> None:
+        known = draft.names.get(named.name)
         if known is not None:
-            if known.source != source:
-                shown = name or "any name"
+            if known.source != named.source:
+                shown = named.name or "any name"
                 self.problem(site, f"{shown} already has another certificate on {draft.address}")
                 return
-            protocols = tuple(dict.fromkeys((*known.protocols, *protocols)))
-        draft.names[name] = ServedName(name, source, protocols)
+            both = tuple(dict.fromkeys((*known.protocols, *named.protocols)))
+            named = attrs.evolve(named, protocols=self._protocols.setdefault(both, both))
+        draft.names[named.name] = named
 
     def plain(self, site: Site) -> None:
         """Let the plain HTTP port answer ACME's challenges for a site, and send clients to it."""
@@ -156,15 +183,20 @@ class _Planner:
         redirect = self.config.redirect_http
         if not secure or not (redirect or _by_acme(site)):
             return
-        for host in self.binds(site):
-            address = Address(host, self.config.http_port)
-            draft = self.drafts.setdefault(address, _Draft(address, False, DWAARFILE, site))
+        drafts = [
+            self.listener(host, self.config.http_port, site, DWAARFILE, tls=False)
+            for host in self.binds(site)
+        ]
+        for draft in drafts:
             if draft.tls:
+                address = draft.address
                 self.problem(site, f"http_port: {address} serves TLS: set it to 0 or another")
                 return
-            for at in secure if redirect else ():
+        for at in secure if redirect else ():
+            served = ServedSite(at.host, site, redirect=at.port)
+            for draft in drafts:
                 # What a site serves there itself comes first; so does the first port named.
-                draft.sites.setdefault(at.host, ServedSite(at.host, site, redirect=at.port))
+                draft.sites.setdefault(at.host, served)
 
     def overlaps(self) -> None:
         """Find addresses of one port that the kernel does not give out side by side."""
@@ -190,6 +222,11 @@ class _Planner:
                 message = f"cannot listen on {own} for the console: {address} is a site's"
                 location = console.location or Location(self.config.file, 1, 1)
                 self.problems.append(Problem(location, message))
+
+
+def _named(site: Site, name: str, protocols: tuple[bytes, ...]) -> ServedName:
+    assert site.certificate is not None
+    return ServedName(name, source_for(site.certificate, name), protocols)
 
 
 def _by_acme(site: Site) -> bool:
