@@ -242,9 +242,12 @@ def _verify_signature(response: ocsp.OCSPResponse, signer: x509.Certificate) -> 
     try:
         _verify_by_key(response, signer)
     except InvalidSignature as error:
+        # With another hash it may be good; which one it is made with cannot be seen.
+        is_pss = response.signature_algorithm_oid == SignatureAlgorithmOID.RSASSA_PSS
+        how = " by RSA-PSS with SHA-256 or better" if is_pss else ""
         raise OcspError(
             Refusal.SIGNATURE,
-            f"the signature is not that of {signer.subject.rfc4514_string()!r}",
+            f"the signature is not that of {signer.subject.rfc4514_string()!r}{how}",
         ) from error
 
 

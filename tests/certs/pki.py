@@ -272,12 +272,14 @@ def make_response(
     embed: Sequence[Entity] | None = None,
     extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
     key: PrivateKey | None = None,
+    pss: str | None = None,
 ) -> bytes:
     """An OCSP response for a leaf, in DER.
 
     Signed by its issuer unless a `signer` is given, whose certificate is then embedded; `embed`
     overrides what is embedded. status: good, revoked, unknown. validity None: no nextUpdate.
-    `key` signs in the signer's place, for a signature that is not good.
+    `key` signs in the signer's place, for a signature that is not good. `pss` names the hash of
+    a signature by RSA-PSS.
     """
     signer = signer if signer is not None else leaf.issuer
     issuer = issuer if issuer is not None else leaf.issuer
@@ -308,8 +310,10 @@ def make_response(
         builder = builder.add_extension(value, critical)
     algorithm = sign_hash if sign_hash is not None else hashes.SHA256()
     response = builder.sign(signer.key, _hash_for(signer.key, algorithm))
-    if key is not None:
-        return _signed(response.tbs_response_bytes, key, embed)
+    if key is not None or pss is not None:
+        return _signed(
+            response.tbs_response_bytes, key if key is not None else signer.key, embed, pss=pss
+        )
     return response.public_bytes(Encoding.DER)
 
 
@@ -467,12 +471,40 @@ def make_crl(
     return tlv(SEQUENCE, signed, algorithm, tlv(BITS, b"\x00", signature))
 
 
+_PSS_HASHES = {
+    "sha1": (hashes.SHA1(), "2b0e03021a"),
+    "sha256": (hashes.SHA256(), "608648016503040201"),
+    "sha384": (hashes.SHA384(), "608648016503040202"),
+    "sha512": (hashes.SHA512(), "608648016503040203"),
+}
+
+
+def _pss_algorithm(digest: hashes.HashAlgorithm, oid: str) -> bytes:
+    if isinstance(digest, hashes.SHA1):  # the default of everything, which DER leaves out
+        return tlv(SEQUENCE, tlv(OID, bytes.fromhex("2a864886f70d01010a")), tlv(SEQUENCE))
+    hashed = tlv(SEQUENCE, tlv(OID, bytes.fromhex(oid)), b"\x05\x00")
+    mask = tlv(SEQUENCE, tlv(OID, bytes.fromhex("2a864886f70d010108")), hashed)
+    salt = tlv(0x02, bytes([digest.digest_size]))
+    parameters = tlv(SEQUENCE, tlv(0xA0, hashed), tlv(0xA1, mask), tlv(0xA2, salt))
+    return tlv(SEQUENCE, tlv(OID, bytes.fromhex("2a864886f70d01010a")), parameters)
+
+
 def _signed(
-    signed: bytes, key: PrivateKey, embed: Sequence[Entity] = (), *, sha1: bool = False
+    signed: bytes,
+    key: PrivateKey,
+    embed: Sequence[Entity] = (),
+    *,
+    sha1: bool = False,
+    pss: str | None = None,
 ) -> bytes:
     """A successful response around response data, by any key."""
     if isinstance(key, ec.EllipticCurvePrivateKey):
         algorithm, signature = _ECDSA_SHA256, key.sign(signed, ec.ECDSA(hashes.SHA256()))
+    elif isinstance(key, rsa.RSAPrivateKey) and pss is not None:
+        digest, oid = _PSS_HASHES[pss]
+        algorithm = _pss_algorithm(digest, oid)
+        scheme = padding.PSS(padding.MGF1(digest), digest.digest_size)
+        signature = key.sign(signed, scheme, digest)
     elif isinstance(key, rsa.RSAPrivateKey):
         algorithm = _RSA_SHA1 if sha1 else _RSA_SHA256
         digest = hashes.SHA1() if sha1 else hashes.SHA256()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
@@ -184,6 +184,37 @@ def test_revoked_and_unknown_are_told_apart():
     assert "(keyCompromise)" in reason
     kind, reason = refusal(pki.make_response(LEAF, status="unknown"))
     assert kind is Refusal.UNKNOWN
+
+
+def test_a_revocation_says_since_when_and_why():
+    at = NOW - timedelta(days=3)
+    for number, reason in [
+        (1, x509.ReasonFlags.key_compromise),
+        (4, x509.ReasonFlags.superseded),
+        (6, x509.ReasonFlags.certificate_hold),
+        (99, None),
+    ]:
+        response = pki.assemble(ROOT, [pki.single(LEAF, status=pki.revoked(number, at))])
+        with pytest.raises(OcspError) as caught:
+            check(response)
+        assert caught.value.kind is Refusal.REVOKED
+        assert caught.value.revoked_at == at
+        assert caught.value.revocation_reason is reason
+    with pytest.raises(OcspError) as caught:
+        check(pki.make_response(LEAF, status="unknown"))
+    assert caught.value.revoked_at is None
+    assert caught.value.revocation_reason is None
+
+
+def test_what_was_never_issued_is_not_revoked():
+    """RFC 6960 section 2.2: on hold since 1970, until the responder hears of the certificate."""
+    never = datetime(1970, 1, 1, tzinfo=UTC)
+    kind, reason = refusal(pki.assemble(ROOT, [pki.single(LEAF, status=pki.revoked(6, never))]))
+    assert kind is Refusal.UNKNOWN
+    assert reason == "the responder says that the certificate was never issued"
+    for status in (pki.revoked(1, never), pki.revoked(6, never + MINUTE)):
+        response = pki.assemble(ROOT, [pki.single(LEAF, status=status)])
+        assert refusal(response)[0] is Refusal.REVOKED
 
 
 def test_a_revocation_does_not_grow_old_but_must_be_signed():
