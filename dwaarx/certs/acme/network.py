@@ -172,6 +172,7 @@ class Network:
                     failures += 1
                     self.pause(_RETRY_PAUSE)
                 else:
+                    error.passing = False  # it was not
                     raise
 
     def _send(
@@ -196,7 +197,8 @@ class Network:
         except requests.Timeout as error:
             raise CaError(f"it did not answer within {TIMEOUT:.0f} s") from error
         except (OSError, ValueError) as error:  # a RequestException is an OSError
-            raise CaError(f"it cannot be reached: {_why(error)}", passing=True) from error
+            passing = not isinstance(error, requests.exceptions.SSLError)
+            raise CaError(f"it cannot be reached: {_why(error)}", passing=passing) from error
         return self._judge(response, body)
 
     def _judge(self, response: requests.Response, body: bytes) -> Reply:
