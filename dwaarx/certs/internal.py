@@ -73,6 +73,8 @@ class InternalCA:
         self._intermediate: KeyPair | None = None
         # What could not be written, by its name in the storage, and what was said of each name.
         self._unwritten: dict[str, KeyPair] = {}
+        # The names in the storage of leaves that are not to be taken again.
+        self._forgotten: set[str] = set()
         self._told: dict[str, str] = {}
         self._reminded: datetime | None = None
         self._retry_root: datetime | None = None
@@ -128,6 +130,8 @@ class InternalCA:
         Raises CertificateError if root or intermediate cannot be used.
         """
         name = self.path_name(names)
+        if name in self._forgotten:
+            return None
         pair = self._unwritten.get(name) or self._load_leaf(name)
         return pair if pair is not None and self.is_fresh(pair, names) else None
 

@@ -166,6 +166,17 @@ def test_a_leaf_is_taken_again_until_it_is_due(ca, storage, time):
     assert again.issue(NAMES).certificate == renewed.certificate
 
 
+def test_a_leaf_that_is_to_be_forgotten(ca, disk):
+    first, other = ca.issue(NAMES), ca.issue(("other.test",))
+    disk.add("certificates/")
+    ca.forget(NAMES)
+    assert ca.load(NAMES) is None
+    second = ca.issue(NAMES)
+    assert second.certificate != first.certificate
+    assert ca.issue(NAMES).certificate == ca.load(NAMES).certificate == second.certificate
+    assert ca.load(("other.test",)).certificate == other.certificate
+
+
 def test_a_leaf_from_the_future_is_made_anew(ca, time):
     first = ca.issue(NAMES)
     time.now -= timedelta(days=1)
