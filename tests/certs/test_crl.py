@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import tracemalloc
 from datetime import timedelta
 
@@ -115,6 +116,31 @@ def test_what_cryptographys_builder_signs(rsa_padding, digest):
     signed = builder.sign(RSA_ROOT.key, digest, rsa_padding=rsa_padding)
     crl = check(signed.public_bytes(Encoding.DER), RSA_ROOT)
     assert crl.revocation(5) == Revoked(NOW, None)
+
+
+def test_what_openssl_signs(tmp_path):
+    RSA_ROOT.write(tmp_path, "ca")
+    at = NOW - timedelta(days=2)
+    (tmp_path / "ca.cnf").write_text(
+        "[ca]\ndefault_ca = here\n[here]\ndatabase = index.txt\ncertificate = ca.pem\n"
+        "private_key = ca.key\ndefault_md = sha256\ncrlnumber = number\n"
+        "crl_extensions = extensions\n[extensions]\nissuingDistributionPoint = critical, @point\n"
+        f"[point]\nfullname = URI:{URL}\nonlyuser = TRUE\n"
+    )
+    (tmp_path / "number").write_text("1000\n")
+    (tmp_path / "index.txt").write_text(
+        f"R\t{NOW + pki.DAY:%y%m%d%H%M%SZ}\t{at:%y%m%d%H%M%SZ},keyCompromise\t0A\tunknown\t/CN=a\n"
+        f"V\t{NOW + pki.DAY:%y%m%d%H%M%SZ}\t\t0B\tunknown\t/CN=b\n"
+    )
+    done = subprocess.run(
+        ["openssl", "ca", "-config", "ca.cnf", "-gencrl", "-crldays", "3", "-out", "crl.pem"],
+        cwd=tmp_path, capture_output=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    crl = check((tmp_path / "crl.pem").read_bytes(), RSA_ROOT, now=pki.utc_now())
+    assert crl.revocation(10) == Revoked(at, x509.ReasonFlags.key_compromise)
+    assert crl.revocation(11) is None
+    assert crl.next_update - crl.this_update == 3 * pki.DAY
 
 
 def test_a_certificate_taken_back_onto_the_good_side():
