@@ -335,6 +335,11 @@ def tlv(tag: int, *parts: bytes) -> bytes:
     return bytes((tag, 0x80 | len(length))) + length + body
 
 
+def time_of(moment: datetime) -> bytes:
+    """A GeneralizedTime."""
+    return tlv(0x18, f"{moment:%Y%m%d%H%M%S}Z".encode())
+
+
 SEQUENCE, OCTETS, BITS, OID, ENUM, BOOLEAN = 0x30, 0x04, 0x03, 0x06, 0x0A, 0x01
 _BASIC = bytes.fromhex("2b0601050507300101")
 _ECDSA_SHA256 = tlv(SEQUENCE, tlv(OID, bytes.fromhex("2a8648ce3d040302")))
@@ -372,7 +377,7 @@ def single(
         tlv(OCTETS, wanted.issuer_key_hash),
         tlv(0x02, serial.to_bytes(serial.bit_length() // 8 + 1, "big")),
     )
-    times = [tlv(0x18, f"{each:%Y%m%d%H%M%S}Z".encode()) for each in (begin, begin + 3 * DAY)]
+    times = [time_of(each) for each in (begin, begin + 3 * DAY)]
     own = tlv(0xA1, tlv(SEQUENCE, *extensions)) if extensions else b""
     return tlv(SEQUENCE, cert_id, status, times[0], tlv(0xA0, times[1]), own)
 
@@ -390,85 +395,10 @@ def assemble(signer: Entity, singles: Sequence[bytes], *, version: bool = False)
         SEQUENCE,
         tlv(0xA0, tlv(0x02, b"\x00")) if version else b"",
         tlv(0xA2, tlv(OCTETS, key_hash)),
-        tlv(0x18, f"{utc_now():%Y%m%d%H%M%S}Z".encode()),
+        time_of(utc_now()),
         tlv(SEQUENCE, *singles),
     )
     return _signed(signed, signer.key, sha1=isinstance(signer.key, rsa.RSAPrivateKey))
-
-
-# --- CRLs: by hand, because the builder is slow for many entries and makes no bad ones ------
-
-
-def time_of(moment: datetime) -> bytes:
-    """A GeneralizedTime."""
-    return tlv(0x18, f"{moment:%Y%m%d%H%M%S}Z".encode())
-
-
-def crl_entry(serial: int, *extensions: bytes, at: datetime | None = None) -> bytes:
-    """An entry, a day old unless told otherwise."""
-    since = time_of(at if at is not None else utc_now() - DAY)
-    own = tlv(SEQUENCE, *extensions) if extensions else b""
-    number = serial.to_bytes(serial.bit_length() // 8 + 1, "big", signed=True)
-    return tlv(SEQUENCE, tlv(0x02, number), since, own)
-
-
-def crl_reason(number: int, *, critical: bool = False) -> bytes:
-    """The entry extension reasonCode, with any number."""
-    return extension(bytes.fromhex("551d15"), tlv(ENUM, bytes([number])), critical=critical)
-
-
-def crl_extension(value: x509.ExtensionType, *, critical: bool) -> bytes:
-    """An extension of a CRL, from one that cryptography can encode."""
-    oid = bytes.fromhex(_EXTENSION_OIDS[value.oid.dotted_string])
-    return extension(oid, value.public_bytes(), critical=critical)
-
-
-_EXTENSION_OIDS = {
-    "2.5.29.20": "551d14",  # CRLNumber
-    "2.5.29.27": "551d1b",  # DeltaCRLIndicator
-    "2.5.29.28": "551d1c",  # IssuingDistributionPoint
-}
-
-
-def make_crl(
-    issuer: Entity,
-    entries: Sequence[bytes] = (),
-    *,
-    extensions: Sequence[bytes] = (),
-    this_update: datetime | None = None,
-    validity: timedelta | None = 3 * DAY,
-    issuer_name: x509.Name | None = None,
-    key: PrivateKey | None = None,
-    sha1: bool = False,
-) -> bytes:
-    """A CRL in DER. `key` signs in the issuer's place; sha1 is for RSA keys."""
-    begin = this_update if this_update is not None else utc_now() - timedelta(hours=1)
-    signer = key if key is not None else issuer.key
-    subject = issuer_name if issuer_name is not None else issuer.certificate.subject
-    if isinstance(signer, ec.EllipticCurvePrivateKey):
-        algorithm = _ECDSA_SHA256
-    elif isinstance(signer, rsa.RSAPrivateKey):
-        algorithm = _RSA_SHA1 if sha1 else _RSA_SHA256
-    else:
-        algorithm = _ED25519
-    signed = tlv(
-        SEQUENCE,
-        tlv(0x02, b"\x01"),
-        algorithm,
-        subject.public_bytes(),
-        time_of(begin),
-        time_of(begin + validity) if validity is not None else b"",
-        tlv(SEQUENCE, *entries) if entries else b"",
-        tlv(0xA0, tlv(SEQUENCE, *extensions)) if extensions else b"",
-    )
-    if isinstance(signer, ec.EllipticCurvePrivateKey):
-        signature = signer.sign(signed, ec.ECDSA(hashes.SHA256()))
-    elif isinstance(signer, rsa.RSAPrivateKey):
-        digest = hashes.SHA1() if sha1 else hashes.SHA256()
-        signature = signer.sign(signed, padding.PKCS1v15(), digest)
-    else:
-        signature = signer.sign(signed)
-    return tlv(SEQUENCE, signed, algorithm, tlv(BITS, b"\x00", signature))
 
 
 _PSS_HASHES = {
@@ -489,6 +419,23 @@ def _pss_algorithm(digest: hashes.HashAlgorithm, oid: str) -> bytes:
     return tlv(SEQUENCE, tlv(OID, bytes.fromhex("2a864886f70d01010a")), parameters)
 
 
+def sign(
+    signed: bytes, key: PrivateKey, *, sha1: bool = False, pss: str | None = None
+) -> tuple[bytes, bytes]:
+    """The AlgorithmIdentifier and the signature; sha1 and pss (a hash) are for RSA keys."""
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return _ECDSA_SHA256, key.sign(signed, ec.ECDSA(hashes.SHA256()))
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return _ED25519, key.sign(signed)
+    if pss is not None:
+        digest, oid = _PSS_HASHES[pss]
+        scheme = padding.PSS(padding.MGF1(digest), digest.digest_size)
+        return _pss_algorithm(digest, oid), key.sign(signed, scheme, digest)
+    if sha1:
+        return _RSA_SHA1, key.sign(signed, padding.PKCS1v15(), hashes.SHA1())
+    return _RSA_SHA256, key.sign(signed, padding.PKCS1v15(), hashes.SHA256())
+
+
 def _signed(
     signed: bytes,
     key: PrivateKey,
@@ -498,19 +445,7 @@ def _signed(
     pss: str | None = None,
 ) -> bytes:
     """A successful response around response data, by any key."""
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        algorithm, signature = _ECDSA_SHA256, key.sign(signed, ec.ECDSA(hashes.SHA256()))
-    elif isinstance(key, rsa.RSAPrivateKey) and pss is not None:
-        digest, oid = _PSS_HASHES[pss]
-        algorithm = _pss_algorithm(digest, oid)
-        scheme = padding.PSS(padding.MGF1(digest), digest.digest_size)
-        signature = key.sign(signed, scheme, digest)
-    elif isinstance(key, rsa.RSAPrivateKey):
-        algorithm = _RSA_SHA1 if sha1 else _RSA_SHA256
-        digest = hashes.SHA1() if sha1 else hashes.SHA256()
-        signature = key.sign(signed, padding.PKCS1v15(), digest)
-    else:
-        algorithm, signature = _ED25519, key.sign(signed)
+    algorithm, signature = sign(signed, key, sha1=sha1, pss=pss)
     certificates = [each.certificate.public_bytes(Encoding.DER) for each in embed]
     embedded = tlv(0xA0, tlv(SEQUENCE, *certificates)) if certificates else b""
     basic = tlv(SEQUENCE, signed, algorithm, tlv(BITS, b"\x00", signature), embedded)

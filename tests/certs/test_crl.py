@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from dwaarx.certs.crl import Crl, Revoked, distribution_points, verify
 from dwaarx.certs.errors import CrlError
-from tests.certs import pki
+from tests.certs import crls, pki
 
 URL = "http://crl.test/1.crl"
 MINUTE = timedelta(minutes=1)
 NOW = pki.utc_now()
 ROOT = pki.make_ca("Root")
 RSA_ROOT = pki.make_ca("RSA Root", key_type="rsa2048")
-ENTRIES = [pki.crl_entry(1), pki.crl_entry(2, pki.crl_reason(1)), pki.crl_entry(3)]
+ENTRIES = [crls.entry(1), crls.entry(2, crls.reason(1)), crls.entry(3)]
 ODD = bytes.fromhex("2a0304")
 
 
@@ -47,7 +47,7 @@ def idp(full_name=(URL,), **kinds) -> bytes:
     } | kinds
     names = [x509.UniformResourceIdentifier(each) for each in full_name] or None
     value = x509.IssuingDistributionPoint(full_name=names, **options)
-    return pki.crl_extension(value, critical=True)
+    return crls.of_list(value, critical=True)
 
 
 # --- good ones --------------------------------------------------------------
@@ -58,12 +58,12 @@ def test_who_is_revoked_since_when_and_why(key_type):
     ca = pki.make_ca("CA", key_type=key_type)
     at = NOW - timedelta(days=5)
     entries = [
-        pki.crl_entry(7, at=at),
-        pki.crl_entry(1 << 150, pki.crl_reason(1), at=at),
-        pki.crl_entry(9, pki.crl_reason(1, critical=True), at=at),
-        pki.crl_entry(11, pki.crl_reason(6), at=at),
+        crls.entry(7, at=at),
+        crls.entry(1 << 150, crls.reason(1), at=at),
+        crls.entry(9, crls.reason(1, critical=True), at=at),
+        crls.entry(11, crls.reason(6), at=at),
     ]
-    crl = check(pki.make_crl(ca, entries, this_update=at, validity=6 * pki.DAY), ca)
+    crl = check(crls.make_crl(ca, entries, this_update=at, validity=6 * pki.DAY), ca)
     assert crl.this_update == at
     assert crl.next_update == at + 6 * pki.DAY
     assert crl.revocation(7) == Revoked(at, None)
@@ -87,15 +87,15 @@ def test_an_issuer_whose_key_signs_nothing():
     )
     issuer = builder.sign(ROOT.key, hashes.SHA256())
     with pytest.raises(CrlError, match="neither RSA, ECDSA nor Ed25519"):
-        verify(pki.make_crl(ROOT), URL, issuer, NOW)
+        verify(crls.make_crl(ROOT), URL, issuer, NOW)
 
 
 def test_nobody_is_revoked():
-    assert check(pki.make_crl(ROOT)).revocation(1) is None
+    assert check(crls.make_crl(ROOT)).revocation(1) is None
 
 
 def test_pem_is_read_too():
-    der = pki.make_crl(ROOT, ENTRIES)
+    der = crls.make_crl(ROOT, ENTRIES)
     pem = x509.load_der_x509_crl(der).public_bytes(Encoding.PEM)
     assert check(b"\n" + pem).revocation(2) is not None
 
@@ -144,19 +144,19 @@ def test_what_openssl_signs(tmp_path):
 
 
 def test_a_certificate_taken_back_onto_the_good_side():
-    crl = check(pki.make_crl(ROOT, [pki.crl_entry(4, pki.crl_reason(8))]))
+    crl = check(crls.make_crl(ROOT, [crls.entry(4, crls.reason(8))]))
     assert crl.revocation(4) is None
 
 
 @pytest.mark.parametrize("number", [7, 11, 99])
 def test_a_reason_that_nobody_knows_is_a_revocation_still(number):
-    crl = check(pki.make_crl(ROOT, [pki.crl_entry(4, pki.crl_reason(number), at=NOW)]))
+    crl = check(crls.make_crl(ROOT, [crls.entry(4, crls.reason(number), at=NOW)]))
     assert crl.revocation(4) == Revoked(NOW, None)
 
 
 def test_a_large_list_makes_no_objects():
-    entries = [pki.crl_entry(1 << 100 | serial, pki.crl_reason(4)) for serial in range(100_000)]
-    data = pki.make_crl(ROOT, entries)
+    entries = [crls.entry(1 << 100 | serial, crls.reason(4)) for serial in range(100_000)]
+    data = crls.make_crl(ROOT, entries)
     tracemalloc.start()
     try:
         crl = check(data)
@@ -173,21 +173,21 @@ def test_a_large_list_makes_no_objects():
 
 
 def test_another_key_and_another_name():
-    assert refusal(pki.make_crl(ROOT, key=pki.make_key())) == (
+    assert refusal(crls.make_crl(ROOT, key=pki.make_key())) == (
         "the signature is not that of 'CN=Root'"
     )
-    assert refusal(pki.make_crl(ROOT, key=RSA_ROOT.key)) == (
+    assert refusal(crls.make_crl(ROOT, key=RSA_ROOT.key)) == (
         "the signature is not that of 'CN=Root'"
     )
-    assert refusal(pki.make_crl(RSA_ROOT)) == (
+    assert refusal(crls.make_crl(RSA_ROOT)) == (
         "the CRL is of another CA: 'CN=RSA Root', not 'CN=Root'"
     )
     # An issuer of the same name with another key.
-    assert "signature" in refusal(pki.make_crl(ROOT), pki.make_ca("Root"))
+    assert "signature" in refusal(crls.make_crl(ROOT), pki.make_ca("Root"))
 
 
 def test_weak_signatures():
-    assert refusal(pki.make_crl(RSA_ROOT, sha1=True), RSA_ROOT) == (
+    assert refusal(crls.make_crl(RSA_ROOT, sha1=True), RSA_ROOT) == (
         "the CRL is signed with SHA1, which is not accepted (SHA-256 or better is)"
     )
     builder = x509.CertificateRevocationListBuilder().issuer_name(ROOT.certificate.subject)
@@ -197,24 +197,24 @@ def test_weak_signatures():
 
 def test_an_unknown_algorithm():
     oid = pki.tlv(pki.OID, bytes.fromhex("2a8648ce3d040302"))
-    data = pki.make_crl(ROOT).replace(oid, pki.tlv(pki.OID, bytes.fromhex("2a8648ce3d040377")))
+    data = crls.make_crl(ROOT).replace(oid, pki.tlv(pki.OID, bytes.fromhex("2a8648ce3d040377")))
     assert refusal(data).startswith("the CRL cannot be read: ")
 
 
 def test_an_issuer_that_may_not_sign_lists():
     usage = pki.key_usage(digital_signature=True, key_cert_sign=True)
     leaf = pki.make_delegate(ROOT, usage=usage)
-    assert "key usage lacks cRLSign" in refusal(pki.make_crl(leaf), leaf)
+    assert "key usage lacks cRLSign" in refusal(crls.make_crl(leaf), leaf)
     # Without a key usage nothing is said, and so nothing is forbidden.
     silent = pki.make_delegate(ROOT)
-    check(pki.make_crl(silent), silent)
+    check(crls.make_crl(silent), silent)
 
 
 # --- when -------------------------------------------------------------------
 
 
 def test_the_dates_to_the_minute():
-    data = pki.make_crl(ROOT, this_update=NOW, validity=pki.DAY)
+    data = crls.make_crl(ROOT, this_update=NOW, validity=pki.DAY)
     end = NOW + pki.DAY
     check(data, now=NOW - 5 * MINUTE)
     check(data, now=end + 5 * MINUTE)
@@ -225,18 +225,18 @@ def test_the_dates_to_the_minute():
 
 
 def test_dates_that_make_no_sense():
-    assert "until when" in refusal(pki.make_crl(ROOT, validity=None))
-    assert "before it begins" in refusal(pki.make_crl(ROOT, validity=-MINUTE))
+    assert "until when" in refusal(crls.make_crl(ROOT, validity=None))
+    assert "before it begins" in refusal(crls.make_crl(ROOT, validity=-MINUTE))
 
 
 # --- what it is about -------------------------------------------------------
 
 
 def test_its_distribution_point():
-    check(pki.make_crl(ROOT, extensions=[idp()]))
-    check(pki.make_crl(ROOT, extensions=[idp(["ldap://crl.test", URL])]))
-    check(pki.make_crl(ROOT, extensions=[idp([], only_contains_user_certs=True)]))
-    other = pki.make_crl(ROOT, extensions=[idp(["http://crl.test/2.crl"])])
+    check(crls.make_crl(ROOT, extensions=[idp()]))
+    check(crls.make_crl(ROOT, extensions=[idp(["ldap://crl.test", URL])]))
+    check(crls.make_crl(ROOT, extensions=[idp([], only_contains_user_certs=True)]))
+    other = crls.make_crl(ROOT, extensions=[idp(["http://crl.test/2.crl"])])
     assert refusal(other) == f"the CRL is that of another distribution point, not of {URL}"
     check(other, url="http://crl.test/2.crl")
 
@@ -254,19 +254,19 @@ def test_its_distribution_point():
     ],
 )
 def test_lists_about_something_else(kind, reason):
-    assert reason in refusal(pki.make_crl(ROOT, extensions=[idp(**kind)]))
+    assert reason in refusal(crls.make_crl(ROOT, extensions=[idp(**kind)]))
 
 
 def test_a_relative_distribution_point():
     relative = x509.RelativeDistinguishedName(list(pki.name("part 1")))
     extension = idp([], relative_name=relative)
-    assert "relative to its issuer" in refusal(pki.make_crl(ROOT, extensions=[extension]))
+    assert "relative to its issuer" in refusal(crls.make_crl(ROOT, extensions=[extension]))
 
 
 @pytest.mark.parametrize("critical", [True, False])
 def test_delta_lists(critical):
-    delta = pki.crl_extension(x509.DeltaCRLIndicator(1), critical=critical)
-    assert "delta CRL" in refusal(pki.make_crl(ROOT, ENTRIES, extensions=[delta]))
+    delta = crls.of_list(x509.DeltaCRLIndicator(1), critical=critical)
+    assert "delta CRL" in refusal(crls.make_crl(ROOT, ENTRIES, extensions=[delta]))
 
 
 # --- extensions -------------------------------------------------------------
@@ -274,28 +274,28 @@ def test_delta_lists(critical):
 
 def test_critical_extensions_of_the_list():
     plain = pki.extension(ODD, b"\x05\x00", critical=False)
-    number = pki.crl_extension(x509.CRLNumber(3), critical=False)
-    check(pki.make_crl(ROOT, ENTRIES, extensions=[plain, number]))
+    number = crls.of_list(x509.CRLNumber(3), critical=False)
+    check(crls.make_crl(ROOT, ENTRIES, extensions=[plain, number]))
     odd = pki.extension(ODD, b"\x05\x00", critical=True)
-    assert "1.2.3.4" in refusal(pki.make_crl(ROOT, ENTRIES, extensions=[number, odd]))
+    assert "1.2.3.4" in refusal(crls.make_crl(ROOT, ENTRIES, extensions=[number, odd]))
 
 
 def test_critical_extensions_of_an_entry_concern_every_entry():
-    plain = pki.crl_entry(8, pki.extension(ODD, b"\x05\x00", critical=False))
-    check(pki.make_crl(ROOT, [*ENTRIES, plain]))
-    odd = pki.crl_entry(8, pki.crl_reason(1), pki.extension(ODD, b"\x05\x00", critical=True))
+    plain = crls.entry(8, pki.extension(ODD, b"\x05\x00", critical=False))
+    check(crls.make_crl(ROOT, [*ENTRIES, plain]))
+    odd = crls.entry(8, crls.reason(1), pki.extension(ODD, b"\x05\x00", critical=True))
     assert "an entry of the CRL has a critical extension" in refusal(
-        pki.make_crl(ROOT, [*ENTRIES, odd, plain])
+        crls.make_crl(ROOT, [*ENTRIES, odd, plain])
     )
     issuer = pki.extension(bytes.fromhex("551d1d"), b"\x30\x00", critical=True)
-    assert "an entry of the CRL" in refusal(pki.make_crl(ROOT, [pki.crl_entry(8, issuer)]))
+    assert "an entry of the CRL" in refusal(crls.make_crl(ROOT, [crls.entry(8, issuer)]))
 
 
 def test_bytes_that_only_look_like_a_critical_extension():
     lookalike = int.from_bytes(b"\x01\x01\xff\x04\x06", "big")
     inside = pki.extension(ODD, b"\x01\x01\xff\x04", critical=False)
-    entries = [pki.crl_entry(lookalike), pki.crl_entry(8, inside), *ENTRIES]
-    assert check(pki.make_crl(ROOT, entries)).revocation(lookalike) is not None
+    entries = [crls.entry(lookalike), crls.entry(8, inside), *ENTRIES]
+    assert check(crls.make_crl(ROOT, entries)).revocation(lookalike) is not None
 
 
 # --- bytes that are nothing -------------------------------------------------
@@ -320,7 +320,7 @@ def test_garbage(data, reason):
 
 
 def test_trailing_bytes_and_every_cut():
-    data = pki.make_crl(ROOT, ENTRIES, extensions=[idp()])
+    data = crls.make_crl(ROOT, ENTRIES, extensions=[idp()])
     assert refusal(data + b"ab") == (
         "the CRL is followed by bytes that are no part of it (2 of them)"
     )
@@ -329,14 +329,14 @@ def test_trailing_bytes_and_every_cut():
 
 
 def test_a_version_that_does_not_exist():
-    data = pki.make_crl(ROOT).replace(b"\x02\x01\x01", b"\x02\x01\x07", 1)
+    data = crls.make_crl(ROOT).replace(b"\x02\x01\x01", b"\x02\x01\x07", 1)
     assert refusal(data).startswith("the CRL cannot be read: ")
 
 
-GOOD = pki.make_crl(
+GOOD = crls.make_crl(
     ROOT,
-    [*ENTRIES, pki.crl_entry(5, pki.crl_reason(1, critical=True))],
-    extensions=[pki.crl_extension(x509.CRLNumber(3), critical=False), idp()],
+    [*ENTRIES, crls.entry(5, crls.reason(1, critical=True))],
+    extensions=[crls.of_list(x509.CRLNumber(3), critical=False), idp()],
 )
 
 
@@ -372,7 +372,7 @@ def test_whatever_a_ca_signs_only_crl_errors_come_out(entries, extensions, wrapp
         entries = [pki.tlv(pki.SEQUENCE, each) for each in entries]
         extensions = [pki.extension(ODD, each, critical=True) for each in extensions]
     with contextlib.suppress(CrlError):
-        check(pki.make_crl(ROOT, entries, extensions=extensions)).revocation(1)
+        check(crls.make_crl(ROOT, entries, extensions=extensions)).revocation(1)
 
 
 @settings(max_examples=200, deadline=None)
@@ -380,8 +380,8 @@ def test_whatever_a_ca_signs_only_crl_errors_come_out(entries, extensions, wrapp
     inner=st.lists(
         st.sampled_from(
             [
-                pki.crl_reason(1),
-                pki.crl_reason(200),
+                crls.reason(1),
+                crls.reason(200),
                 pki.extension(bytes.fromhex("551d15"), b"", critical=True),
                 pki.extension(bytes.fromhex("551d18"), b"\x05\x00", critical=True),
                 pki.extension(bytes.fromhex("551d1d"), b"\x05\x00", critical=False),
@@ -394,7 +394,7 @@ def test_whatever_a_ca_signs_only_crl_errors_come_out(entries, extensions, wrapp
 )
 def test_odd_entries_of_a_ca(inner):
     with contextlib.suppress(CrlError):
-        crl = check(pki.make_crl(ROOT, [pki.crl_entry(1, *inner)]))
+        crl = check(crls.make_crl(ROOT, [crls.entry(1, *inner)]))
         assert crl.revocation(1) is not None
 
 
