@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.x509 import ocsp
 
 from dwaarx.certs.errors import CertificateError, OcspError
@@ -14,7 +15,17 @@ from dwaarx.certs.files import MAX_STAPLE, read_staple
 from dwaarx.certs.pair import KeyPair, load_pair
 from dwaarx.certs.storage import read_file
 from dwaarx.config.errors import Problem
-from dwaarx.config.model import CertificateFiles, Config, ConsoleSsh, Location, Resolvers, Site
+from dwaarx.config.model import (
+    AcmeCa,
+    AcmeSettings,
+    AutomaticCertificates,
+    CertificateFiles,
+    Config,
+    ConsoleSsh,
+    Location,
+    Resolvers,
+    Site,
+)
 from dwaarx.dns.errors import ResolversError
 from dwaarx.dns.records import compile_records
 from dwaarx.plan import PlanError, make_plan
@@ -32,6 +43,9 @@ def check(config: Config, now: datetime | None = None) -> tuple[list[Problem], l
         make_plan(config)
     except PlanError as error:
         checker.errors.extend(error.problems)
+    checker.warnings.extend(config.warnings)
+    for ca in config.acme_cas:
+        checker.acme_ca(ca)
     for site in config.sites:
         checker.site(site)
     for block in config.resolvers:
@@ -48,8 +62,12 @@ class _Checker:
         self._now = now
         # Files that several sites name are looked at, and complained about, once.
         self._pairs: dict[CertificateFiles, KeyPair | None] = {}
+        self._settings: set[int] = set()
+        self._open: set[str] = set()
 
     def site(self, site: Site) -> None:
+        if isinstance(site.certificate, AutomaticCertificates):
+            self._acme(site.certificate.acme)
         if not isinstance(site.certificate, tuple):
             return
         hosts = [address.host for address in site.addresses if address.tls and address.host]
@@ -72,6 +90,38 @@ class _Checker:
                     "certificates side by side have keys of different types"
                 )
                 self.errors.append(Problem(place, message))
+
+    def acme_ca(self, ca: AcmeCa) -> None:
+        if ca.eab is not None:
+            self._secret(ca.eab.location)
+        if ca.bundle is None:
+            return
+        place = _place(ca.location)
+        try:
+            found = x509.load_pem_x509_certificates(read_file(ca.bundle))
+        except OSError as error:
+            message = f"{ca.bundle}: cannot be read: {reason_of(error)}"
+            self.errors.append(Problem(place, message))
+            return
+        except ValueError:
+            found = []
+        if not found:
+            self.errors.append(Problem(place, f"{ca.bundle}: holds no PEM certificate"))
+
+    def _acme(self, settings: AcmeSettings) -> None:
+        # Sites with the same settings share the object.
+        if id(settings) not in self._settings:
+            self._settings.add(id(settings))
+            if settings.dns is not None:
+                self._secret(settings.dns.location)
+
+    def _secret(self, place: Location | None) -> None:
+        """Warn of a secret whose file every user can read, once for each file."""
+        if place is None or place.file in self._open:
+            return
+        for message in _open_to_all(Path(place.file)):
+            self._open.add(place.file)
+            self._warn(place, f"every user can read this secret: {message}")
 
     def records(self, block: Resolvers) -> None:
         try:
@@ -155,14 +205,20 @@ def covers(names: Iterable[str], host: str) -> bool:
 
 
 def _key_mode(key: Path) -> Iterator[str]:
+    for message in _open_to_all(key):
+        yield f"every user can read the key {key}: {message}"
+
+
+def _open_to_all(file: Path) -> Iterator[str]:
+    """Yield what to do about a file that every user can read."""
     try:
-        mode = key.stat().st_mode
+        mode = file.stat().st_mode
     except OSError:
         # It has just been read; if it is gone now, the next reload says so.
         return
     # A group may be meant to read it, such as Debian's ssl-cert.
     if mode & stat.S_IROTH:
-        yield f"every user can read the key {key}: chmod o-rwx {key}"
+        yield f"chmod o-rwx {file}"
 
 
 def _place(location: Location | None) -> Location:

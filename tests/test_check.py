@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from dwaarx.check import check, covers
 from dwaarx.config import ConfigError, load
@@ -73,13 +74,61 @@ def test_problems_of_the_dwaarfile_come_first(tmp_path: Path) -> None:
     )
 
 
-def test_dwaars_complete_example_asks_only_for_acme(tmp_path: Path) -> None:
+def test_dwaars_complete_example(tmp_path: Path) -> None:
     write(make_leaf(make_ca(), ["api.example.com"]), tmp_path, "api.example.com")
     text = DWAAR.replace("/etc/dwaar/certs/", "")
-    acme = "certificates by ACME are not available yet: give `tls CERT KEY` or `tls internal`"
-    assert checked(tmp_path, text) == ([f"3:1: {acme}"], [])
-    without = text.replace("example.com {", "example.localhost {", 1)
-    assert checked(tmp_path, without) == ([], [])
+    errors, (warning,) = checked(tmp_path, text)
+    assert errors == []
+    assert warning.startswith("3:1: no public CA signs `example.com`: it is reserved for docume")
+    assert checked(tmp_path, text.replace("example.com {", "dwaarx.org {", 1)) == ([], [])
+
+
+def test_names_that_no_public_ca_signs(ca: Entity, tmp_path: Path) -> None:
+    text = "nas, dwaarx.org, a.test {\n}"
+    errors, warnings = checked(tmp_path, text)
+    assert errors == []
+    assert [warning.partition(";")[0] for warning in warnings] == [
+        "1:1: no public CA signs `nas`: it has a single label",
+        "1:18: no public CA signs `a.test`: `.test` is not in the public DNS",
+    ]
+    (tmp_path / "ca.pem").write_bytes(ca.pem)
+    own = "{\nacme_ca https://ca.test/dir ca.pem\n}\n"
+    assert checked(tmp_path, own + text) == ([], [])
+
+
+def test_the_bundle_of_a_ca(ca: Entity, tmp_path: Path) -> None:
+    text = "{\nacme_ca https://ca.test/dir ca.pem\n}"
+    bundle = tmp_path / "ca.pem"
+    assert checked(tmp_path, text) == (
+        ["2:29: ca.pem: cannot be read: No such file or directory"],
+        [],
+    )
+    for content in (b"", b"nonsense", ca.certificate.public_bytes(Encoding.DER)):
+        bundle.write_bytes(content)
+        assert checked(tmp_path, text) == (["2:29: ca.pem: holds no PEM certificate"], [])
+    bundle.write_bytes(ca.pem + make_ca("Another").pem)
+    assert checked(tmp_path, text) == ([], [])
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_a_secret_that_every_user_can_read(
+    mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DWAARX_TEST_KEY", "c2VjcmV0")
+    eab = "{\nacme_ca https://ca.dwaarx.org/dir { eab k c2VjcmV0 }\n}\n"
+    sites = "".join(
+        f"{name}.dwaarx.org {{ tls {{ dns rfc2136 192.0.2.1 k c2VjcmV0 }} }}\n" for name in "ab"
+    )
+    path = tmp_path / "Dwaarfile"
+    path.touch()
+    path.chmod(mode)
+    remedy = "every user can read this secret: chmod o-rwx Dwaarfile"
+    # Once for each file, not once for each secret.
+    for text, place in [(eab, "2:43"), (sites, "1:46"), (eab + sites, "2:43")]:
+        expected = [f"{place}: {remedy}"] if mode == 0o644 else []
+        assert checked(tmp_path, text) == ([], expected)
+    for text in (eab, sites):
+        assert checked(tmp_path, text.replace("c2VjcmV0", "{$DWAARX_TEST_KEY}")) == ([], [])
 
 
 def test_files_that_are_missing(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def test_check_prints_each_problem(dwaarfile: Path, capsys: pytest.CaptureFixtur
     assert err.splitlines() == [
         f"{dwaarfile}:2:5: `respont` is not a directive of a site; did you mean `respond`?",
         (
-            f"{dwaarfile}:3:5: a word is missing: expected `tls CERT KEY {{ ocsp FILE }}` or "
-            "`tls internal`"
+            f"{dwaarfile}:3:5: a word is missing: expected `tls CERT KEY {{ ocsp FILE }}`, "
+            "`tls internal` or `tls { dns … }`"
         ),
     ]
 

@@ -35,8 +35,9 @@ SANS_IO = {
     "words": {""},
     "plan": {""},
     "config": {
-        "addresses", "errors", "expand", "fmt", "headers", "model", "options", "placeholders",
-        "proxy", "reader", "resolvers", "routes", "sites", "statements", "syntax", "values",
+        "acme", "addresses", "errors", "expand", "fmt", "headers", "model", "options",
+        "placeholders", "proxy", "reader", "reserved", "resolvers", "routes", "sites",
+        "statements", "syntax", "values",
     },
     "tls": {"client_hello", "descriptors", "names"},
     "http": {

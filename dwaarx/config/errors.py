@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import attrs
@@ -46,10 +46,15 @@ class WrongError(Exception):
 
 
 class Problems:
-    """Collects problems, each once; gives up with ConfigError after MAX_PROBLEMS."""
+    """Collects problems, each once; gives up with ConfigError after MAX_PROBLEMS.
+
+    And it collects warnings, which keep nothing from being used.
+    """
 
     def __init__(self) -> None:
         self._found: dict[Problem, None] = {}
+        self._warnings: list[Problem] = []
+        self._unsaid = 0
 
     def add(self, location: Location, message: str) -> None:
         """Note a problem and go on; raises ConfigError when there are too many."""
@@ -61,6 +66,21 @@ class Problems:
         if len(self._found) >= MAX_PROBLEMS:
             more = Problem(problem.location, "too many problems: what follows was not looked at")
             raise ConfigError([*self._sorted(), more])
+
+    def warn(self, make: Callable[[], Problem]) -> None:
+        """Note the warning that `make` returns; after MAX_PROBLEMS they are only counted."""
+        if len(self._warnings) < MAX_PROBLEMS:
+            self._warnings.append(make())
+        else:
+            self._unsaid += 1
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """The warnings, as they came, and the number of those that are not shown."""
+        if not self._unsaid:
+            return tuple(self._warnings)
+        more = Problem(self._warnings[-1].location, f"and {self._unsaid:,} more like these")
+        return (*self._warnings, more)
 
     def check(self) -> None:
         """Raise ConfigError if anything was noted."""

@@ -25,12 +25,20 @@ _WILD: Final = re.compile(r"[*?[]")
 class Statement:
     """A directive with its arguments and block, or a site with its addresses and block.
 
-    The location is that of the first word; without words, of the `{`.
+    `brace` is where the block of a statement without words begins.
     """
 
     words: tuple[Word, ...]
     block: tuple[Statement, ...] | None
-    location: Location
+    brace: Location | None = None
+
+    @property
+    def location(self) -> Location:
+        """The place of the first word; without words, of the `{`."""
+        if self.words:
+            return self.words[0].location
+        assert self.brace is not None, "a statement has words or a block"
+        return self.brace
 
     @property
     def name(self) -> str:
@@ -94,7 +102,7 @@ class _Expander:
         self._problems = problems
         self._snippets: dict[str, Line] = {}
         self._importing: list[str] = []
-        self._words = 0
+        self._count = 0
         self._size = 0
 
     def file(self, lines: Iterable[Line], depth: int = 0) -> Iterator[Statement]:
@@ -109,14 +117,23 @@ class _Expander:
 
     def _statements(self, lines: Iterable[Line], depth: int, *, top: bool) -> Iterator[Statement]:
         for line in lines:
-            if line.empty:
+            if not line.words and line.block is None:
                 continue
             try:
-                yield from self._line(line, depth, top=top)
+                words = self._words_of(line, depth)
+                if words and words[0].text == "import" and not words[0].quote:
+                    yield from self._import(words, line, depth, top=top)
+                    continue
+                block = line.block
+                if block is not None:
+                    inner = tuple(self._statements(block, depth + 1, top=False))
+                    yield Statement(words, inner, line.brace)
+                else:
+                    yield Statement(words, None)
             except WrongError as error:
                 self._problems.note(error.problem)
 
-    def _line(self, line: Line, depth: int, *, top: bool) -> Iterator[Statement]:
+    def _words_of(self, line: Line, depth: int) -> tuple[Word, ...]:
         if depth > MAX_DEPTH:
             raise WrongError(
                 line.location, f"blocks and imports are nested more than {MAX_DEPTH} deep"
@@ -125,19 +142,16 @@ class _Expander:
             raise WrongError(
                 line.location, "a snippet is defined at the top of a file, in no block"
             )
-        self._words += len(line.words) + 1
-        if self._words > MAX_WORDS:
+        self._count += len(line.words) + 1
+        if self._count > MAX_WORDS:
             self._problems.add(
                 line.location, f"the imports make this Dwaarfile longer than {MAX_WORDS:,} words"
             )
             self._problems.check()
-        words = tuple(map(self._substituted, line.words))
-        if words and words[0].text == "import" and not words[0].quote:
-            yield from self._import(words, line, depth, top=top)
-            return
-        block = line.block
-        inner = None if block is None else tuple(self._statements(block, depth + 1, top=False))
-        yield Statement(words, inner, line.location)
+        for word in line.words:
+            if "{$" in word.text:
+                return tuple(map(self._substituted, line.words))
+        return line.words
 
     def _define(self, line: Line) -> None:
         name = line.words[0].text[1:-1]
@@ -264,7 +278,7 @@ class _Expander:
 
 
 def _is_definition(line: Line) -> bool:
-    if len(line.words) != 1 or line.words[0].quote:
+    if len(line.words) != 1:
         return False
-    text = line.words[0].text
-    return text.startswith("(") and text.endswith(")")
+    raw = line.words[0].raw
+    return raw[0] == "(" and raw[-1] == ")"

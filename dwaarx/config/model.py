@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
+
+if TYPE_CHECKING:
+    from dwaarx.config.errors import Problem
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -64,10 +68,14 @@ class InternalCertificate:
 
 @attrs.frozen
 class Eab:
-    """External account binding (RFC 8555 section 7.3.4); the key is base64url, as CAs give it."""
+    """External account binding (RFC 8555 section 7.3.4); the key is base64url, without padding.
+
+    The location is that of a key that is written in the Dwaarfile (None: not there).
+    """
 
     key_id: str
     mac_key: str = attrs.field(repr=False)
+    location: Location | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
@@ -75,26 +83,29 @@ class AcmeCa:
     """`acme_ca DIRECTORY [BUNDLE] { eab KEY_ID MAC_KEY; profile NAME }`.
 
     `bundle` is a PEM file of the CAs that the directory's own certificate is verified by (None:
-    those of the system).
+    those of the system); the location is that of the bundle's name, if there is one.
     """
 
     directory: str
     bundle: Path | None = None
     eab: Eab | None = None
     profile: str | None = None
+    location: Location | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
 class Rfc2136:
     """`tls { dns rfc2136 SERVER KEYNAME SECRET [ALGORITHM] }`; the secret is base64.
 
-    The server is a host, or an IP address, and a port.
+    The server is a host, or an IP address, and a port. The location is that of a secret that is
+    written in the Dwaarfile (None: not there).
     """
 
     server: Address
     key_name: str
     secret: str = attrs.field(repr=False)
     algorithm: str = "hmac-sha256"
+    location: Location | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
@@ -131,10 +142,15 @@ class AutomaticCertificates:
 
     acme: AcmeSettings
     internal: InternalCertificate | None = None
+    _internal_names: frozenset[str] = attrs.field(init=False, eq=False, repr=False)
+
+    @_internal_names.default
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.internal.names if self.internal else ())
 
     def source(self, host: str) -> InternalCertificate | AcmeCertificate:
         """Return where the certificate of one host of the site comes from."""
-        if self.internal is not None and host in self.internal.names:
+        if self.internal is not None and host in self._internal_names:
             return self.internal
         return AcmeCertificate(host, self.acme)
 
@@ -377,7 +393,11 @@ Console = ConsoleUnix | ConsoleSsh | ConsoleOff
 
 @attrs.frozen
 class Config:
-    """A whole Dwaarfile; `file` is the path it was read from, as given."""
+    """A whole Dwaarfile; `file` is the path it was read from, as given.
+
+    `acme_cas` are those that it names, or the default. `warnings` are about what can be read, and
+    will hardly do what was meant; `dwaarx check` shows them.
+    """
 
     file: str
     sites: tuple[Site, ...]
@@ -390,3 +410,5 @@ class Config:
     timeouts: Timeouts = Timeouts()
     ocsp: OcspOptions = OcspOptions()
     certificate_cache: int = 10_000  # contexts held for handshakes; others are made when needed
+    acme_cas: tuple[AcmeCa, ...] = ()
+    warnings: tuple[Problem, ...] = attrs.field(default=(), eq=False)

@@ -9,18 +9,61 @@ from typing import Final
 
 import attrs
 
-from dwaarx.config import addresses, statements, values
+from dwaarx.config import acme, addresses, statements, values
 from dwaarx.config.errors import Problems, WrongError, likely, quoted
 from dwaarx.config.expand import Statement
-from dwaarx.config.model import Console, ConsoleOff, ConsoleSsh, ConsoleUnix, Timeouts
+from dwaarx.config.model import (
+    AcmeCa,
+    AcmeSettings,
+    AutomaticCertificates,
+    Console,
+    ConsoleOff,
+    ConsoleSsh,
+    ConsoleUnix,
+    IPNetwork,
+    Location,
+    OcspOptions,
+    Timeouts,
+)
 from dwaarx.config.statements import Grammar, read_block
+from dwaarx.config.syntax import Word
 
+# Who signs when no `acme_ca` is given.
+LETS_ENCRYPT: Final = AcmeCa("https://acme-v02.api.letsencrypt.org/directory")
+
+_PLAIN: Final = acme.SiteAcme().settings
+# What Caddy has for the same purposes.
+_INSTEAD: Final = {
+    "acme_ca_root": "name the file behind the directory: `acme_ca DIRECTORY BUNDLE`",
+    "acme_dns": "give `dns rfc2136 …` in a site's `tls { … }`",
+    "acme_eab": "give `eab KEY_ID MAC_KEY` in the block of `acme_ca`",
+    "cert_issuer": "give `acme_ca`, or `tls internal` in a site",
+    "local_certs": "give `tls internal` in each site",
+    "ocsp_interval": "give `ocsp { refresh DURATION }`",
+    "ocsp_stapling": "stapling cannot be switched off; its options stand in `ocsp { … }`",
+}
 _GLOBAL: Final = Grammar(
-    "the global options", not_yet=frozenset({"email", "acme_ca", "ocsp", "metrics"})
+    "the global options",
+    not_yet=frozenset({"metrics"}),
+    repeatable=frozenset({"acme_ca"}),
+    instead=_INSTEAD,
 )
 _CONSOLE: Final = Grammar("`console ssh`")
+_OCSP: Final = Grammar("`ocsp`", repeatable=frozenset({"allow_responder"}))
 _TIMEOUTS: Final = Grammar("`timeouts`")
 _CONSOLE_SSH: Final = "console ssh ADDRESS { authorized_keys FILE }"
+
+_MINUTE: Final = 60.0
+_DAY: Final = 86400.0
+# Responders are not to be asked more often than once a minute; and a staple that is not renewed
+# for a week says little: public CAs' responses are valid for ten days at most.
+_REFRESH: Final = (_MINUTE, 7 * _DAY)
+# Less than a round trip fails always; while one waits, the others of its responder do too.
+_OCSP_TIMEOUT: Final = (0.1, _MINUTE)
+# A responder of one's own may answer for months.
+_MAX_AGE: Final = (_MINUTE, 365 * _DAY)
+# A context takes some 20 kB; nobody has memory for more.
+_MOST_CACHED: Final = 10_000_000
 
 
 @attrs.define
@@ -35,6 +78,28 @@ class Options:
     redirect_http: bool = True
     console: Console = attrs.field(factory=ConsoleUnix)
     timeouts: Timeouts = attrs.field(factory=Timeouts)
+    email: str | None = None
+    acme_cas: tuple[AcmeCa, ...] = (LETS_ENCRYPT,)
+    # Whether every CA is somebody's own: on this machine, or with a bundle for itself.
+    private_pki: bool = False
+    ocsp: OcspOptions = attrs.field(factory=OcspOptions)
+    certificate_cache: int = 10_000
+    _automatic: dict[acme.SiteSettings, AutomaticCertificates] = attrs.field(
+        factory=dict, init=False
+    )
+
+    def automatic(self, site: acme.SiteAcme | None) -> AutomaticCertificates:
+        """Return what a site with these settings gets; one object for all that have the same."""
+        key = site.settings if site is not None else _PLAIN
+        if key not in self._automatic:
+            settings = AcmeSettings(self.acme_cas, self.email, *key)
+            self._automatic[key] = AutomaticCertificates(settings)
+        return self._automatic[key]
+
+    @property
+    def acme_settings(self) -> int:
+        """How many different settings the sites have for certificates by ACME."""
+        return len(self._automatic)
 
 
 def default_storage(environ: Mapping[str, str]) -> Path | None:
@@ -67,8 +132,17 @@ def read_options(statement: Statement | None, folder: Path, problems: Problems) 
             "console": reader.console,
             "auto_https": reader.auto_https,
             "timeouts": reader.timeouts,
+            "email": reader.email,
+            "acme_ca": reader.acme_ca,
+            "certificate_cache": reader.certificate_cache,
+            "ocsp": reader.ocsp,
         }
         read_block(statement.block or (), _GLOBAL, table, problems)
+        if reader.cas:
+            options.acme_cas = tuple(reader.cas.values())
+            options.private_pki = all(
+                ca.bundle or ca.directory.startswith("http:") for ca in options.acme_cas
+            )
         if options.http_port == options.https_port:
             message = f"http_port and https_port are both {options.http_port}"
             problems.add(statement.location, message)
@@ -92,6 +166,7 @@ class _Reader:
         self._options = options
         self._folder = folder
         self._problems = problems
+        self.cas: dict[str, AcmeCa] = {}
 
     def http_port(self, statement: Statement) -> None:
         word = statements.one_word(statement, "http_port PORT")
@@ -173,3 +248,70 @@ class _Reader:
         block = statements.block(statement, "timeouts")
         read_block(block, _TIMEOUTS, table, self._problems)
         self._options.timeouts = attrs.evolve(Timeouts(), **given)
+
+    def email(self, statement: Statement) -> None:
+        self._options.email = acme.read_email(statement)
+
+    def acme_ca(self, statement: Statement) -> None:
+        ca = acme.read_ca(statement, self._folder, self._problems)
+        if ca.directory in self.cas:
+            message = f"the CA {quoted(ca.directory)} is given twice"
+            raise WrongError(statement.location, message)
+        self.cas[ca.directory] = ca
+
+    def certificate_cache(self, statement: Statement) -> None:
+        word = statements.one_word(statement, "certificate_cache NUMBER")
+        digits = word.text
+        plain = digits.isascii() and digits.isdecimal() and len(digits) <= len(str(_MOST_CACHED))
+        if not plain or not 1 <= int(digits) <= _MOST_CACHED:
+            message = f"{quoted(digits)} is not a number from 1 to {_MOST_CACHED}"
+            raise WrongError(word.location, message)
+        self._options.certificate_cache = int(digits)
+
+    def ocsp(self, statement: Statement) -> None:
+        statements.words(statement, "ocsp { … }", 0, 0)
+        block = statements.block(statement, "ocsp")
+        given: dict[str, float] = {}
+        places: dict[str, Location] = {}
+        allowed: dict[IPNetwork, None] = {}
+        bounds = {"refresh": _REFRESH, "timeout": _OCSP_TIMEOUT, "max_age": _MAX_AGE}
+
+        def time(inner: Statement) -> None:
+            word = statements.one_word(inner, f"{inner.name} DURATION")
+            given[inner.name] = _bounded(word, *bounds[inner.name])
+            places[inner.name] = word.location
+
+        def allow_responder(inner: Statement) -> None:
+            statements.no_block(inner)
+            for word in statements.words(inner, "allow_responder NETWORK…", 1):
+                network = addresses.network(word)
+                if network in allowed:
+                    raise WrongError(word.location, f"the network {network} is given twice")
+                allowed[network] = None
+
+        table = {**dict.fromkeys(bounds, time), "allow_responder": allow_responder}
+        read_block(block, _OCSP, table, self._problems)
+        ocsp = attrs.evolve(OcspOptions(), **given, allow=tuple(allowed))
+        if ocsp.max_age < ocsp.refresh:
+            message = (
+                f"`max_age` is shorter than `refresh` ({_written(ocsp.max_age)} and "
+                f"{_written(ocsp.refresh)}): there would be no staple in between"
+            )
+            raise WrongError(places.get("max_age") or places["refresh"], message)
+        self._options.ocsp = ocsp
+
+
+def _bounded(word: Word, least: float, most: float) -> float:
+    seconds = values.duration(word)
+    if not least <= seconds <= most:
+        bounds = f"from {_written(least)} to {_written(most)}"
+        raise WrongError(word.location, f"{quoted(word.text)} does not fit here: expected {bounds}")
+    return seconds
+
+
+def _written(seconds: float) -> str:
+    """Return a duration as a Dwaarfile has it."""
+    for unit, size in (("d", _DAY), ("h", 3600.0), ("m", _MINUTE), ("s", 1.0)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds * 1000:.0f}ms"

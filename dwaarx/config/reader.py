@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from dwaarx.config import sites, statements
-from dwaarx.config.errors import ConfigError, Problem, Problems, WrongError, likely, quoted
+from dwaarx.config.errors import (
+    MAX_PROBLEMS,
+    ConfigError,
+    Problem,
+    Problems,
+    WrongError,
+    likely,
+    quoted,
+)
 from dwaarx.config.expand import BadTextError, Statement, expand, read_text
-from dwaarx.config.model import Address, Config, Location, Resolvers
+from dwaarx.config.model import (
+    AcmeSettings,
+    AutomaticCertificates,
+    Config,
+    Location,
+    Resolvers,
+)
 from dwaarx.config.options import Options, default_storage, read_options
+from dwaarx.config.reserved import is_internal
 from dwaarx.config.resolvers import read_resolvers
 from dwaarx.config.sites import PlacedSite
 from dwaarx.config.syntax import Word
 
+_BOTH_KINDS: Final = "port {} would serve both TLS and plain HTTP"
 DEFAULT_PATHS = (Path("Dwaarfile"), Path("/etc/dwaarx/Dwaarfile"))
 
 
@@ -57,10 +77,26 @@ def parse(text: str, file: str, environ: Mapping[str, str] | None = None) -> Con
     """
     problems = Problems()
     environ = os.environ if environ is None else environ
-    top = expand(text, file, environ, problems)
-    config = _Reader(file, environ, problems).config(top)
+    with _no_collector():
+        top = expand(text, file, environ, problems)
+        config = _Reader(file, environ, problems).config(top)
     problems.check()
     return config
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Keep the collector of circles away from what holds none, but has a million parts.
+
+    It would go through all of them again and again: a third of the time of a large file.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Reader:
@@ -88,6 +124,8 @@ class _Reader:
             message = "expected another address after the comma, and `{`"
             self._problems.add(waiting[-1].location, message)
         self._check_addresses()
+        if self._options.acme_settings > 1:
+            self._check_settings()
         self._check_pools()
         options = self._options
         storage = options.storage or default_storage(self._environ)
@@ -104,6 +142,10 @@ class _Reader:
             redirect_http=options.redirect_http,
             console=options.console,
             timeouts=options.timeouts,
+            ocsp=options.ocsp,
+            certificate_cache=options.certificate_cache,
+            acme_cas=options.acme_cas,
+            warnings=self._problems.warnings,
         )
 
     def _read_options(self, top: tuple[Statement, ...]) -> tuple[Statement, ...]:
@@ -155,40 +197,62 @@ class _Reader:
 
     def _check_addresses(self) -> None:
         """Find two sites with one address, and ports that would be both plain and TLS."""
-        seen: dict[tuple[str, int, str], Location] = {}
-        anyhow: dict[tuple[str, int], Location] = {}
-        kinds: set[tuple[int, str | None, bool]] = set()
+        # The first site of each port and host, and where else they are.
+        first: dict[int, dict[str, PlacedSite]] = defaultdict(dict)
+        everywhere: set[tuple[int, str]] = set()
+        bound: set[tuple[int, str, str]] = set()
+        kinds = _Kinds()
         for placed in self._sites:
             site = placed.site
-            binds = site.bind or ("",)
-            for address, location in zip(site.addresses, placed.locations, strict=True):
-                key = address.host, address.port
-                everywhere = (*key, "") in seen or (key in anyhow and not site.bind)
-                if everywhere or any((*key, bind) in seen for bind in binds):
-                    first = anyhow[key]
-                    message = f"the address {address} is taken already, by the site at {first}"
-                    self._problems.add(location, message)
-                anyhow.setdefault(key, location)
-                for bind in binds:
-                    seen.setdefault((*key, bind), location)
-                    self._check_kind(kinds, Address(bind, address.port), address.tls, location)
+            wrong: list[tuple[int, str]] = []
+            for index, address in enumerate(site.addresses):
+                host, port = address.host, address.port
+                known = first[port].get(host)
+                taken = known is not None
+                if known is None:
+                    first[port][host] = placed
+                if site.bind:
+                    mine = {(port, host, bind) for bind in site.bind}
+                    # Beside one that is on other addresses it may stand.
+                    if known is not None and known.site.bind:
+                        taken = (port, host) in everywhere or not bound.isdisjoint(mine)
+                    bound |= mine
+                elif taken:
+                    everywhere.add((port, host))
+                if taken and known is not None:
+                    place = known.place_of(host, port)
+                    message = f"the address {address} is taken already, by the site at {place}"
+                    wrong.append((index, message))
+                fits = [kinds.add(bind, port, address.tls) for bind in site.bind or ("",)]
+                if not all(fits):
+                    wrong.append((index, _BOTH_KINDS.format(port)))
+                if len(wrong) > MAX_PROBLEMS:
+                    break
+            words = placed.address_words() if wrong else []
+            for index, message in wrong:
+                self._problems.add(words[index].location, message)
             for dot in site.dns_over_tls:
-                self._check_kind(kinds, dot, True, placed.locations[0])
+                if not kinds.add(dot.host, dot.port, True):
+                    message = _BOTH_KINDS.format(dot.port)
+                    self._problems.add(placed.words[0].location, message)
 
-    def _check_kind(
-        self,
-        kinds: set[tuple[int, str | None, bool]],
-        address: Address,
-        tls: bool,
-        location: Location,
-    ) -> None:
-        port, host = address.port, address.host
-        # None: on any address at all.
-        overlapping = host or None
-        if {(port, overlapping, not tls), (port, "", not tls)} & kinds:
-            message = f"port {port} would serve both TLS and plain HTTP"
-            self._problems.add(location, message)
-        kinds |= {(port, host, tls), (port, None, tls)}
+    def _check_settings(self) -> None:
+        """Find names whose certificate by ACME two sites want with different settings."""
+        seen: dict[str, tuple[AcmeSettings, PlacedSite]] = {}
+        for placed in self._sites:
+            certificate = placed.site.certificate
+            if not isinstance(certificate, AutomaticCertificates):
+                continue
+            for address, word in zip(placed.site.addresses, placed.address_words(), strict=True):
+                if not address.tls or is_internal(address.host):
+                    continue
+                settings, other = seen.setdefault(address.host, (certificate.acme, placed))
+                if settings != certificate.acme:
+                    message = (
+                        f"the certificate for {quoted(address.host)} has other settings in the "
+                        f"site at {other.place_of(address.host)}"
+                    )
+                    self._problems.add(word.location, message)
 
     def _check_pools(self) -> None:
         seen: dict[str, Location] = {}
@@ -200,3 +264,26 @@ class _Reader:
                     message = f"there are two `resolvers` {what}; the first is at {seen[suffix]}"
                     self._problems.add(pool.location, message)
                 seen.setdefault(suffix, pool.location)
+
+
+class _Kinds:
+    """Finds ports that would serve both TLS and plain HTTP."""
+
+    def __init__(self) -> None:
+        self._found: set[tuple[int, str | None, bool]] = set()
+        # What has been looked at since the last new kind.
+        self._settled: set[tuple[int, str, bool]] = set()
+
+    def add(self, host: str, port: int, tls: bool) -> bool:
+        """Note a listener, host "" being every address; return whether it fits to the others."""
+        kind = port, host, tls
+        if kind in self._settled:
+            return True
+        # None: on any address at all.
+        fits = not {(port, host or None, not tls), (port, "", not tls)} & self._found
+        if fits and kind in self._found:
+            self._settled.add(kind)
+        else:
+            self._found |= {kind, (port, None, tls)}
+            self._settled.clear()
+        return fits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -10,7 +9,8 @@ from typing import Final
 import attrs
 
 from dwaarx.config import addresses, statements, values
-from dwaarx.config.errors import Problems, WrongError, quoted
+from dwaarx.config.acme import SiteAcme
+from dwaarx.config.errors import Problem, Problems, WrongError, quoted
 from dwaarx.config.expand import Statement
 from dwaarx.config.model import (
     Address,
@@ -22,39 +22,48 @@ from dwaarx.config.model import (
     SiteCertificates,
 )
 from dwaarx.config.options import Options, bind_addresses
+from dwaarx.config.reserved import is_internal, why_unsigned
 from dwaarx.config.routes import NOT_YET, REPEATABLE, RouteReader
 from dwaarx.config.statements import Grammar, read_block
 from dwaarx.config.syntax import Word
 
 DOT_PORT: Final = 853
 HTTP_PORT: Final = 80
-# As in Caddy: names that no public CA can issue for have certificates of the local CA.
-_INTERNAL: Final = re.compile(r"(?:.+\.)?(?:localhost|local|internal|home\.arpa)")
 _TLS_UPCOMING: Final = """
-    alpn ca ca_root ciphers client_auth curves dns dns_challenge_override_domain dns_ttl eab
-    force_automate get_certificate insecure_secrets_log issuer key_type load on_demand profile
-    propagation_delay propagation_timeout protocols renewal_window_ratio resolvers
-    reuse_private_keys
+    alpn ciphers client_auth curves dns_challenge_override_domain dns_ttl force_automate
+    get_certificate insecure_secrets_log key_type load on_demand propagation_delay
+    propagation_timeout protocols renewal_window_ratio resolvers reuse_private_keys
 """
-_TLS: Final = Grammar("`tls`", not_yet=frozenset(_TLS_UPCOMING.split()))
+# What Caddy has for the same purposes.
+_TLS_INSTEAD: Final = {
+    "ca": "it is named by `acme_ca DIRECTORY` in the global options",
+    "ca_root": "it is named by `acme_ca DIRECTORY BUNDLE` in the global options",
+    "issuer": "give `acme_ca` in the global options, or `tls internal`",
+}
+_TLS: Final = Grammar("`tls`", not_yet=frozenset(_TLS_UPCOMING.split()), instead=_TLS_INSTEAD)
 _SITE: Final = Grammar("a site", not_yet=NOT_YET, repeatable=REPEATABLE | {"tls", "dns_over_tls"})
-_TLS_FORM: Final = "tls CERT KEY { ocsp FILE }` or `tls internal"
+_TLS_FORM: Final = "tls CERT KEY { ocsp FILE }`, `tls internal` or `tls { dns … }"
 
 
 @attrs.frozen
 class PlacedSite:
-    """A site, with the place of each of its addresses."""
+    """A site, and the words that say its addresses."""
 
     site: Site
-    locations: tuple[Location, ...]
+    words: tuple[Word, ...]
 
+    def address_words(self) -> list[Word]:
+        """Return the word of each address; made when it is asked for, which is for a few."""
+        return list(_split_at_commas(self.words))
 
-@attrs.frozen
-class _Place:
-    """An address of a site and the word that says it."""
-
-    address: SiteAddress
-    word: Word
+    def place_of(self, host: str, port: int | None = None) -> Location:
+        """Return the place of the first address with this host, and port if it is given."""
+        pairs = zip(self.site.addresses, self.address_words(), strict=True)
+        return next(
+            word.location
+            for address, word in pairs
+            if address.host == host and port in (None, address.port)
+        )
 
 
 def read_site(
@@ -76,16 +85,19 @@ class _Reader:
         self._options = options
         self._folder = folder
         self._problems = problems
+        self._private_pki = options.private_pki
         self._wrong = False
         self._bind = options.bind
         self._files: dict[Path, CertificateFiles] = {}
         self._internal: Location | None = None
+        self._acme: SiteAcme | None = None
+        # Those of the local CA although the site does not ask for it.
+        self._internal_hosts: dict[str, None] = {}
         self._tls: Location | None = None
         self._dot: list[tuple[Address, Location]] = []
         self._dot_given: Location | None = None
 
     def site(self, words: tuple[Word, ...], statement: Statement) -> PlacedSite | None:
-        location = words[0].location
         routes = RouteReader(self._problems)
         table = {
             **routes.directives(),
@@ -94,34 +106,38 @@ class _Reader:
             "dns_over_tls": self._read_dns_over_tls,
         }
         read_block(statement.block or (), _SITE, table, self._problems)
-        places: list[_Place] = []
+        found: list[SiteAddress] = []
         for word in _split_at_commas(words):
             try:
-                places.append(_Place(self._address(word), word))
+                address = self._address(word)
+                found.append(address)
+                if address.tls:
+                    self._check_certificate(address.host, word)
             except WrongError as error:
                 self._problems.note(error.problem)
                 self._wrong = True
-        if not places:
+        if not found:
             if not self._wrong:
-                self._problems.add(location, "expected the address of a site before `{`")
+                message = "expected the address of a site before `{`"
+                self._problems.add(words[0].location, message)
             return None
         try:
-            certificate = self._certificate(places)
-            dot = self._dot_addresses(certificate)
+            certificate = self._certificate(found, words[0])
+            dot = self._dot_addresses()
         except WrongError as error:
             self._problems.note(error.problem)
             return None
         if self._wrong:
             return None
         site = Site(
-            addresses=tuple(place.address for place in places),
+            addresses=tuple(found),
             routes=routes.routes(),
             certificate=certificate,
             dns_over_tls=dot,
             bind=self._bind,
-            location=location,
+            location=words[0].location,
         )
-        return PlacedSite(site, tuple(place.word.location for place in places))
+        return PlacedSite(site, words)
 
     # --- the addresses ------------------------------------------------------
 
@@ -177,8 +193,13 @@ class _Reader:
 
     # --- the certificate ----------------------------------------------------
 
-    def _certificate(self, places: list[_Place]) -> SiteCertificates | None:
-        secure = [place for place in places if place.address.tls]
+    @property
+    def _automatic(self) -> bool:
+        """Whether the site says nothing of files or the local CA, and nothing that was refused."""
+        return self._tls is None or self._acme is not None
+
+    def _certificate(self, found: list[SiteAddress], first: Word) -> SiteCertificates | None:
+        secure = [address for address in found if address.tls]
         if not secure:
             if self._tls is not None:
                 message = "`tls` stands in a site whose addresses are all plain HTTP"
@@ -189,33 +210,50 @@ class _Reader:
             return None
         if self._files:
             return tuple(self._files.values())
-        if self._tls is not None and self._internal is None:
-            return None  # the `tls` was refused
-        names = tuple(dict.fromkeys(place.address.host or "localhost" for place in secure))
         if self._internal is not None:
-            return InternalCertificate(names, self._internal)
-        for place in secure:
-            refusal = self._why_not_internal(place)
-            if refusal is not None:
-                self._problems.add(place.word.location, refusal)
-                self._wrong = True
-        return InternalCertificate(names, places[0].word.location)
+            names = dict.fromkeys(address.host or "localhost" for address in secure)
+            return InternalCertificate(tuple(names), self._internal)
+        if not self._automatic:
+            return None  # the `tls` was refused
+        automatic = self._options.automatic(self._acme)
+        internal = self._internal_hosts
+        if not internal:
+            return automatic
+        if self._acme is not None and all(each.host in internal for each in secure):
+            message = (
+                "no public CA signs the names of this site, which have certificates of the local "
+                "CA: this `tls` would change nothing"
+            )
+            raise WrongError(self._tls or first.location, message)
+        return attrs.evolve(
+            automatic, internal=InternalCertificate(tuple(internal), first.location)
+        )
 
-    def _why_not_internal(self, place: _Place) -> str | None:
-        """Say why an address gets no certificate of the local CA by itself; None: it does."""
-        host, shown = place.address.host, quoted(place.word.text)
+    def _check_certificate(self, host: str, word: Word) -> None:
+        """Raise WrongError for a host that gets no certificate by itself, but must."""
+        if not self._automatic:
+            return
         if not host:
-            return (
-                f"{shown} has no name, so it needs `tls CERT KEY` or `tls internal`"
-                " (or `http://` for plain HTTP)"
+            raise WrongError(
+                word.location,
+                f"{quoted(word.text)} has no name, so it needs `tls CERT KEY` or `tls internal`"
+                " (or `http://` for plain HTTP)",
             )
-        if not self._options.auto_https:
-            return f"{shown} needs `tls CERT KEY` or `tls internal`: auto_https is off"
-        if not is_internal(host):
-            return (
-                "certificates by ACME are not available yet: give `tls CERT KEY` or `tls internal`"
+        if self._acme is None and not self._options.auto_https:
+            message = "needs `tls CERT KEY` or `tls internal`: auto_https is off"
+            raise WrongError(word.location, f"{quoted(word.text)} {message}")
+        if is_internal(host):
+            self._internal_hosts[host] = None
+            return
+        if host.startswith("*.") and (self._acme is None or self._acme.dns is None):
+            raise WrongError(
+                word.location,
+                f"{quoted(word.text)} needs `tls {{ dns rfc2136 … }}`: CAs sign a wildcard only "
+                "for who can change its zone (or give `tls CERT KEY` or `tls internal`)",
             )
-        return None
+        reason = None if self._private_pki else why_unsigned(host)
+        if reason is not None:
+            self._problems.warn(lambda: _unsigned(word, host, reason))
 
     def _read_tls(self, statement: Statement) -> None:
         first, self._tls = self._tls, self._tls or statement.location
@@ -228,16 +266,17 @@ class _Reader:
     def _one_tls(self, statement: Statement, first: Location | None) -> None:
         found = statement.arguments
         if not found and statement.block:
-            # A block alone configures certificates by ACME.
-            read_block(statement.block, _TLS, {}, self._problems)
+            self._acme_settings(statement, first)
+            return
         found = statements.words(statement, _TLS_FORM, 1, 2)
         internal = len(found) == 1
         if internal and found[0].text != "internal":
             message = f"a word is missing after {quoted(found[0].text)}: expected `{_TLS_FORM}`"
+            if "@" in found[0].text:
+                message = "the address for the CAs stands in the global options: `email ADDRESS`"
             raise WrongError(found[0].location, message)
-        if first is not None and (internal or self._internal is not None):
-            message = f"`tls internal` stands alone in a site; the other `tls` is at {first}"
-            raise WrongError(statement.location, message)
+        if first is not None and (internal or self._internal or self._acme):
+            self._stands_alone(statement, first)
         staples: list[Word] = []
 
         def ocsp(inner: Statement) -> None:
@@ -246,7 +285,14 @@ class _Reader:
                 raise WrongError(inner.location, message)
             staples.append(statements.one_word(inner, "ocsp FILE"))
 
-        read_block(statement.block or (), _TLS, {"ocsp": ocsp}, self._problems)
+        def acme(inner: Statement) -> None:
+            message = (
+                f"{quoted(inner.name)} is for certificates by ACME: expected it in `tls {{ … }}`"
+            )
+            raise WrongError(inner.location, message + " without a word before the block")
+
+        table = {**dict.fromkeys(SiteAcme().directives(), acme), "ocsp": ocsp}
+        read_block(statement.block or (), _TLS, table, self._problems)
         if internal:
             self._internal = statement.location
             return
@@ -262,6 +308,25 @@ class _Reader:
             message = f"this certificate is given twice; the first is at {other.location}"
             raise WrongError(found[0].location, message)
 
+    def _acme_settings(self, statement: Statement, first: Location | None) -> None:
+        if first is not None:
+            self._stands_alone(statement, first)
+        acme = SiteAcme()
+
+        def ocsp(inner: Statement) -> None:
+            message = "`ocsp` goes with `tls CERT KEY`: staples for other certificates are fetched"
+            raise WrongError(inner.location, message)
+
+        table = {**acme.directives(), "ocsp": ocsp}
+        read_block(statement.block or (), _TLS, table, self._problems)
+        self._acme = acme
+
+    def _stands_alone(self, statement: Statement, first: Location) -> None:
+        internal = self._internal or any(word.text == "internal" for word in statement.arguments)
+        shown = "`tls internal`" if internal else "`tls { … }`"
+        message = f"{shown} stands alone in a site; the other `tls` is at {first}"
+        raise WrongError(statement.location, message)
+
     # --- where to listen ----------------------------------------------------
 
     def _read_bind(self, statement: Statement) -> None:
@@ -276,7 +341,7 @@ class _Reader:
         for word in found:
             self._dot.append((addresses.listen_address(word, DOT_PORT), word.location))
 
-    def _dot_addresses(self, certificate: SiteCertificates | None) -> tuple[Address, ...]:
+    def _dot_addresses(self) -> tuple[Address, ...]:
         found: dict[Address, Location] = {}
         for address, location in self._dot:
             hosts = [address.host] if address.host or not self._bind else self._bind
@@ -292,9 +357,12 @@ class _Reader:
         return tuple(found)
 
 
-def is_internal(host: str) -> bool:
-    """Whether no public CA can issue for the host: localhost, .internal and the like, and IPs."""
-    return bool(_INTERNAL.fullmatch(host)) or addresses.ip_literal(host) is not None
+def _unsigned(word: Word, host: str, reason: str) -> Problem:
+    message = (
+        f"no public CA signs {quoted(host)}: {reason}; give `tls internal`, `tls CERT KEY` or "
+        "an `acme_ca` with a bundle of its own"
+    )
+    return Problem(word.location, message)
 
 
 def _site_host(word: Word, host: str) -> str:
@@ -317,11 +385,16 @@ def _site_host(word: Word, host: str) -> str:
 
 def _split_at_commas(words: tuple[Word, ...]) -> Iterator[Word]:
     for word in words:
+        text = word.text
+        if "," not in text:
+            if text:
+                yield word
+            continue
+        # Text from the environment has no columns of its own.
+        written = text == word.raw
         start = 0
-        for part in word.text.split(","):
+        for part in text.split(","):
             if part:
-                # Text from the environment has no columns of its own.
-                offset = start if word.text == word.raw else 0
-                place = attrs.evolve(word.location, column=word.location.column + offset)
-                yield attrs.evolve(word, text=part, location=place)
+                column = word.column + start if written else word.column
+                yield Word(part, word.raw, word.file, word.line, column)
             start += len(part) + 1

@@ -18,7 +18,18 @@ Directive = Callable[[Statement], None]
 # Every directive and where it stands, for the sentence about one that stands elsewhere.
 PLACES: Final[Mapping[str, str]] = {
     **dict.fromkeys(
-        ["http_port", "https_port", "storage", "workers", "console", "auto_https", "timeouts"],
+        [
+            "acme_ca",
+            "auto_https",
+            "certificate_cache",
+            "console",
+            "email",
+            "http_port",
+            "https_port",
+            "storage",
+            "timeouts",
+            "workers",
+        ],
         "in the block of global options at the top of the file",
     ),
     **dict.fromkeys(["tls", "dns_over_tls", "bind"], "directly in a site's block"),
@@ -37,6 +48,9 @@ PLACES: Final[Mapping[str, str]] = {
     ),
     **dict.fromkeys(["record", "allow", "policy"], "in a `resolvers` block"),
     "to": "in the block of `resolvers` or `reverse_proxy`",
+    "ocsp": "in the block of global options, or of `tls CERT KEY`",
+    "eab": "in the block of `acme_ca`",
+    "must_staple": "in a site's `tls { … }`",
 }
 
 
@@ -45,12 +59,14 @@ class Grammar:
     """What may stand in one kind of block.
 
     `where` ends the sentence "… is not a directive of", such as "a site". `not_yet` names what
-    will be there in a later version. Those of `repeatable` may be given more than once.
+    will be there in a later version. Those of `repeatable` may be given more than once. `instead`
+    is what to write for words that are known from other programs.
     """
 
     where: str
     not_yet: frozenset[str] = frozenset()
     repeatable: frozenset[str] = frozenset()
+    instead: Mapping[str, str] = attrs.field(factory=dict)
 
 
 def not_yet(what: str) -> str:
@@ -90,6 +106,8 @@ def _unknown(statement: Statement, grammar: Grammar, valid: Collection[str]) -> 
     if name.startswith("@"):
         return f"named matchers such as {quoted(name)} are not available yet"
     message = f"{quoted(name)} is not a directive of {grammar.where}"
+    if name in grammar.instead:
+        return f"{message}: {grammar.instead[name]}"
     if name in PLACES:
         return f"{message}: it stands {PLACES[name]}"
     return message + likely(name, valid)

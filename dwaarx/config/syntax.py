@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+import sys
 from functools import cache
 from typing import Final
 
 import attrs
-from lark import Lark, Token, Transformer
+from lark import Lark
 
 from dwaarx.config.errors import Problems, quoted
 from dwaarx.config.model import Location
@@ -26,37 +26,59 @@ MAX_DEPTH: Final = 32
 _ESCAPE: Final = re.compile(r'\\(["\\])')
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]|\r(?!\n)")
 _TEXT: Final = frozenset({"WORD", "QUOTED", "RAW"})
+_IGNORED: Final = "_SPACE"
 
 
 @attrs.frozen
 class Word:
-    """A word: its text without quotes and escapes, and `raw` as it is written.
+    """A word: its text without quotes and escapes, `raw` as it is written, and where.
 
-    `quote` is a double quote, a backquote, or "" for a plain word.
+    A Dwaarfile of 100,000 sites has a million of them, so that the place is an object only when
+    somebody asks for it.
     """
 
     text: str
-    location: Location
-    quote: str
     raw: str
+    file: str
+    line: int
+    column: int
+
+    @property
+    def location(self) -> Location:
+        """Where the word begins."""
+        return Location(self.file, self.line, self.column)
+
+    @property
+    def quote(self) -> str:
+        """A double quote, a backquote, or "" for a plain word."""
+        first = self.raw[0]
+        return first if first in '"`' else ""
 
 
 @attrs.frozen
 class Line:
     """A line: words, perhaps a block, perhaps a comment; an empty line has none of them.
 
-    The location is that of the first word, or else of the `{`, or else of no use.
+    `brace` is where the block of a line without words begins.
     """
 
     words: tuple[Word, ...]
     block: tuple[Line, ...] | None
-    comment: str | None
-    location: Location
+    comment: str | None = None
+    brace: Location | None = None
 
     @property
     def empty(self) -> bool:
         """Whether it says nothing; it may still hold a comment."""
         return not self.words and self.block is None
+
+    @property
+    def location(self) -> Location:
+        """The place of the first word, or else of the `{`; of a line that is not empty."""
+        if self.words:
+            return self.words[0].location
+        assert self.brace is not None, "an empty line has no place"
+        return self.brace
 
 
 def read_lines(text: str, file: str, problems: Problems) -> tuple[Line, ...]:
@@ -69,35 +91,42 @@ def read_lines(text: str, file: str, problems: Problems) -> tuple[Line, ...]:
     if len(text) > MAX_SIZE:
         problems.add(Location(file, 1, 1), f"the file is larger than {MAX_SIZE // 1_000_000} MB")
         problems.check()
-    reader = _Reader(file, problems)
-    parser = _grammar().parse_interactive(start="start")
-    for token in reader.tokens(text):
-        parser.feed_token(token)
-    return reader.lines(parser.feed_token(Token("$END", "")))
-
-
-class _Shape(Transformer[Token, list[object]]):
-    """Lines as plain lists: of tokens, and of blocks, which are lists of `{` and the lines."""
-
-    def start(self, children: list[list[object]]) -> list[object]:
-        return children[0]
-
-    def body(self, children: list[object]) -> list[object]:
-        return children
-
-    line = body
-    block = body
+    return _Reader(file, problems).lines(text)
 
 
 @cache
-def _grammar() -> Lark:
-    return Lark.open(
-        "dwaarfile.lark",
-        rel_to=__file__,
-        parser="lalr",
-        lexer="basic",
-        transformer=_Shape(),
+def _terminals() -> re.Pattern[str]:
+    """Return the terminals of the grammar as one pattern, each a group of its name.
+
+    Its rules are so simple that the reader below follows them by itself: a parser's tables would
+    take most of the time of a large file. A test compares the two.
+    """
+    grammar = Lark.open("dwaarfile.lark", rel_to=__file__, parser="lalr", lexer="basic")
+    terminals = sorted(grammar.terminals, key=lambda terminal: -terminal.priority)
+    return re.compile(
+        "|".join(f"(?P<{each.name}>{each.pattern.to_regexp()})" for each in terminals)
     )
+
+
+@attrs.define
+class _Draft:
+    """A line while it is read."""
+
+    words: list[Word] = attrs.Factory(list)
+    block: tuple[Line, ...] | None = None
+    comment: str | None = None
+    brace: Location | None = None
+    # What follows its block has been refused.
+    refused: bool = False
+
+
+@attrs.frozen
+class _Open:
+    """A block that is not closed yet: where it begins, and what it stands in."""
+
+    location: Location
+    line: _Draft
+    lines: list[Line]
 
 
 class _Reader:
@@ -106,141 +135,180 @@ class _Reader:
     def __init__(self, file: str, problems: Problems) -> None:
         self._file = file
         self._problems = problems
-
-    def tokens(self, text: str) -> Iterator[Token]:
-        """Yield what the grammar takes: balanced, and without what had to be refused."""
-        unclosed: list[Token] = []
+        self._line = 1  # the number of the line, and where in the text it begins
+        self._begin = 0
+        self._lines: list[Line] = []
+        self._draft = _Draft()
+        self._unclosed: list[_Open] = []
         # A word with a brace too many: blocks that do not end are its doing, and not said.
-        stray = False
-        previous: Token | None = None
-        for count, token in enumerate(_grammar().lex(text)):
-            if count > MAX_WORDS:
-                self._wrong(token, f"the file has more than {MAX_WORDS:,} words and lines")
-                self._problems.check()
-            before, previous = previous, token
-            glued = before is not None and before.end_pos == token.start_pos
-            match token.type:
-                case "MISTAKE":
-                    if not (glued and before is not None and before.type == "MISTAKE"):
-                        self._mistake(token)
-                    continue
-                case "LBRACE":
-                    if len(unclosed) == MAX_DEPTH:
-                        self._wrong(token, f"blocks are nested more than {MAX_DEPTH} deep")
-                        self._problems.check()
-                    unclosed.append(token)
-                case "_RBRACE":
-                    if not unclosed:
-                        if not stray:
-                            self._wrong(token, "this `}` closes no block")
-                        continue
-                    unclosed.pop()
-                case "WORD":
-                    stray = self._is_stray(token) or stray
-            if glued and before is not None and before.type in ("QUOTED", "RAW"):
-                self._after_quote(before, token)
-            yield token
-        for token in reversed(unclosed):
-            if not stray:
-                self._wrong(token, "this `{` is never closed: expected a `}`")
-            yield Token("_RBRACE", "}")
+        self._stray = False
+        self._mistake_end = -1
+        # The token before, if it is a word in quotes.
+        self._quoted: Word | None = None
+        self._quoted_end = 0
 
-    def lines(self, body: Iterable[object]) -> tuple[Line, ...]:
-        """Return the lines of a body as `_Shape` leaves it."""
-        return tuple(self._line(line) for line in body if isinstance(line, list))
-
-    def _line(self, children: list[object]) -> Line:
-        words: list[Word] = []
-        block: tuple[Line, ...] | None = None
-        comment: str | None = None
-        location: Location | None = None
-        complete = False
-        for child in children:
-            token = child[0] if isinstance(child, list) else child
-            assert isinstance(token, Token)
-            if token.type == "COMMENT":
-                comment = token.rstrip()
-                self._characters(Token.new_borrow_pos(token.type, comment, token))
+    def lines(self, text: str) -> tuple[Line, ...]:
+        """Return the lines of the file."""
+        read = {
+            "WORD": self._word,
+            "QUOTED": self._quoted_word,
+            "RAW": self._quoted_word,
+            "_NEWLINE": self._newline,
+            "LBRACE": self._open,
+            "_RBRACE": self._close,
+            "COMMENT": self._comment,
+            "MISTAKE": self._mistake,
+        }
+        count = -1
+        for match in _terminals().finditer(text):
+            kind = match.lastgroup
+            if kind is None or kind == _IGNORED:
                 continue
-            if block is not None:
-                if not complete:
-                    self._wrong(token, "expected the end of the line after `}`")
-                complete = True
-            if isinstance(child, list):
-                inner = self.lines(child[1])
-                block = inner if block is None else block
-            else:
-                words.append(self._word(token))
-            location = location or self._place(token)
-        if words and words[-1].raw == "\\" and block is None:
+            count += 1
+            start = match.start()
+            if count > MAX_WORDS:
+                self._wrong(start, f"the file has more than {MAX_WORDS:,} words and lines")
+                self._problems.check()
+            if self._quoted is not None:
+                if self._quoted_end == start:
+                    self._after_quote(self._quoted, kind, start)
+                self._quoted = None
+            read[kind](match[0], start)
+        while self._unclosed:
+            if not self._stray:
+                place = self._unclosed[-1].location
+                self._problems.add(place, "this `{` is never closed: expected a `}`")
+            self._end_of_block()
+        self._end_of_line()
+        return tuple(self._lines)
+
+    def _word(self, raw: str, start: int) -> None:
+        if "{" in raw or "}" in raw or raw.startswith("<<"):
+            self._stray = self._is_stray(raw, start) or self._stray
+        # Directives are found on thousands of lines.
+        text = sys.intern(raw) if raw.isidentifier() else raw
+        if self._draft.block is not None:
+            self._after_block(start)
+        self._draft.words.append(Word(text, text, self._file, self._line, start - self._begin + 1))
+
+    def _quoted_word(self, raw: str, start: int) -> None:
+        if self._draft.block is not None:
+            self._after_block(start)
+        self._characters(raw, start)
+        text = raw[1:-1] if raw[0] == "`" else _ESCAPE.sub(r"\1", raw[1:-1])
+        word = Word(text, raw, self._file, self._line, start - self._begin + 1)
+        self._draft.words.append(word)
+        self._quoted, self._quoted_end = word, start + len(raw)
+        newlines = raw.count("\n")
+        if newlines:
+            self._line += newlines
+            self._begin = start + raw.rindex("\n") + 1
+
+    def _newline(self, raw: str, start: int) -> None:
+        self._end_of_line()
+        self._line += 1
+        self._begin = start + len(raw)
+
+    def _open(self, raw: str, start: int) -> None:
+        if len(self._unclosed) == MAX_DEPTH:
+            self._wrong(start, f"blocks are nested more than {MAX_DEPTH} deep")
+            self._problems.check()
+        draft, place = self._draft, self._place(start)
+        if draft.block is not None:
+            self._after_block(start)
+        elif not draft.words:
+            draft.brace = place
+        self._unclosed.append(_Open(place, draft, self._lines))
+        self._draft, self._lines = _Draft(), []
+
+    def _close(self, raw: str, start: int) -> None:
+        if self._unclosed:
+            self._end_of_block()
+        elif not self._stray:
+            self._wrong(start, "this `}` closes no block")
+
+    def _comment(self, raw: str, start: int) -> None:
+        self._draft.comment = raw.rstrip()
+        self._characters(self._draft.comment, start)
+
+    def _mistake(self, raw: str, start: int) -> None:
+        glued, self._mistake_end = self._mistake_end == start, start + len(raw)
+        if glued:
+            return
+        if raw in ('"', "`"):
+            self._wrong(start, "this quote is never closed: expected " + quoted(raw))
+            self._problems.check()
+        self._wrong(start, _refusal(raw))
+
+    def _end_of_line(self) -> None:
+        draft, self._draft = self._draft, _Draft()
+        words = draft.words
+        if words and words[-1].raw == "\\" and draft.block is None:
             self._problems.add(
                 words[-1].location, "a `\\` does not lead on to the next line: join the two"
             )
-        return Line(tuple(words), block, comment, location or Location(self._file, 1, 1))
+        self._lines.append(Line(tuple(words), draft.block, draft.comment, draft.brace))
 
-    def _word(self, token: Token) -> Word:
-        raw = str(token)
-        location = self._place(token)
-        if token.type == "WORD":
-            return Word(raw, location, "", raw)
-        self._characters(token)
-        if token.type == "RAW":
-            return Word(raw[1:-1], location, "`", raw)
-        return Word(_ESCAPE.sub(r"\1", raw[1:-1]), location, '"', raw)
+    def _end_of_block(self) -> None:
+        self._end_of_line()
+        opened = self._unclosed.pop()
+        inner, self._lines, self._draft = tuple(self._lines), opened.lines, opened.line
+        if self._draft.block is None:
+            self._draft.block = inner
 
-    def _is_stray(self, word: Token) -> bool:
+    def _after_block(self, start: int) -> None:
+        if not self._draft.refused:
+            self._wrong(start, "expected the end of the line after `}`")
+        self._draft.refused = True
+
+    def _is_stray(self, word: str, start: int) -> bool:
         """Refuse a plain word that is not one; return whether it holds a brace of a block."""
         if word.startswith("<<") and len(word) > 2:
             self._wrong(
-                word, f"there are no heredocs such as {quoted(word)}: put the text in backquotes"
+                start, f"there are no heredocs such as {quoted(word)}: put the text in backquotes"
             )
             # What follows is text.
             self._problems.check()
         if word == "{}":
-            self._wrong(word, "`{}` is no block: expected `{ }`, or quotes around the word")
+            self._wrong(start, "`{}` is no block: expected `{ }`, or quotes around the word")
         if word.count("{") == word.count("}"):
             return False
-        offset = len(word) - 1 if word[-1] in "{}" else 0
-        self._problems.add(
-            attrs.evolve(self._place(word), column=self._place(word).column + offset),
+        self._wrong(
+            start + (len(word) - 1 if word[-1] in "{}" else 0),
             f"a brace in {quoted(word)} has no partner: put a space before a brace that "
             "opens or closes a block, and quotes around a word that holds one",
         )
         return True
 
-    def _characters(self, token: Token) -> None:
-        found = _CONTROL.search(token)
+    def _characters(self, raw: str, start: int) -> None:
+        found = _CONTROL.search(raw)
         if found is not None:
-            place = self._place(token)
-            before = token[: found.start()]
+            place = self._place(start)
+            before = raw[: found.start()]
             lines = before.count("\n")
             column = len(before) - before.rfind("\n") if lines else place.column + len(before)
             place = Location(self._file, place.line + lines, column)
             self._problems.add(place, _refusal(found[0]))
 
-    def _mistake(self, token: Token) -> None:
-        if token in ('"', "`"):
-            self._wrong(token, "this quote is never closed: expected " + quoted(token))
-            self._problems.check()
-        self._wrong(token, _refusal(token))
-
-    def _after_quote(self, quote: Token, token: Token) -> None:
-        if token.type not in _TEXT and token.type not in ("LBRACE", "_RBRACE", "COMMENT"):
+    def _after_quote(self, word: Word, kind: str, start: int) -> None:
+        if kind == "_RBRACE" and not self._unclosed:
             return
-        if quote.line != quote.end_line:
+        if kind not in _TEXT and kind not in ("LBRACE", "_RBRACE", "COMMENT"):
+            return
+        if word.line != self._line:
             message = (
-                f"this quote goes on to line {quote.end_line}, where a word follows it without "
+                f"this quote goes on to line {self._line}, where a word follows it without "
                 "a space: is its end missing?"
             )
-            self._wrong(quote, message)
+            self._problems.add(word.location, message)
         else:
-            self._wrong(token, "expected a space or the end of the line after a quoted word")
+            self._wrong(start, "expected a space or the end of the line after a quoted word")
 
-    def _wrong(self, token: Token, message: str) -> None:
-        self._problems.add(self._place(token), message)
+    def _wrong(self, start: int, message: str) -> None:
+        self._problems.add(self._place(start), message)
 
-    def _place(self, token: Token) -> Location:
-        return Location(self._file, token.line or 1, token.column or 1)
+    def _place(self, start: int) -> Location:
+        return Location(self._file, self._line, start - self._begin + 1)
 
 
 def _refusal(character: str) -> str:

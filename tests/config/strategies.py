@@ -10,6 +10,8 @@ _WORDS = r"""
     dns_over_tls dns_over_https resolvers record allow policy A AAAA TXT MX CNAME hello.test
     192.0.2.1 ::1 10.0.0.0/8 udp://[::1]:53 http_port https_port console ssh unix off workers 1 80
     timeouts idle 10s 1h30m 0 storage auto_https import (s) s snippet ocsp transport http
+    email a@b.test acme_ca https://a.test/d eab QUJD profile certificate_cache refresh max_age
+    allow_responder dns rfc2136 hmac-sha512 must_staple
     dial_timeout lb_policy {$X} {$X:y} {$} {$ {uri} {nope} permanent 301 204 +A -A ?A >A -X-* # "x
     "two words" `raw` "" 99999999999999999999 ü x{ }y {} $
 """

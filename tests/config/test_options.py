@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
 from dwaarx.config import parse
-from dwaarx.config.model import Address, ConsoleOff, ConsoleSsh, ConsoleUnix, Timeouts
+from dwaarx.config.model import (
+    Address,
+    ConsoleOff,
+    ConsoleSsh,
+    ConsoleUnix,
+    OcspOptions,
+    Timeouts,
+)
+from dwaarx.config.options import LETS_ENCRYPT
 from tests.config.reading import option_problem, problem, problems, read
 
 
@@ -16,6 +25,9 @@ def test_defaults() -> None:
     assert config.redirect_http
     assert config.console == ConsoleUnix()
     assert config.timeouts == Timeouts()
+    assert config.ocsp == OcspOptions()
+    assert config.certificate_cache == 10_000
+    assert config.acme_cas == (LETS_ENCRYPT,)
     assert (config.sites, config.resolvers) == ((), ())
 
 
@@ -36,6 +48,14 @@ def test_all_of_them() -> None:
                 idle 7d
                 drain 0
             }
+            certificate_cache 5
+            ocsp {
+                refresh 1h
+                timeout 2s
+                max_age 1d
+                allow_responder 10.0.0.0/8 ::1
+                allow_responder 127.0.0.1
+            }
         }""",
         "/etc/x/Dwaarfile",
         {},
@@ -46,6 +66,9 @@ def test_all_of_them() -> None:
     assert config.console == ConsoleSsh(Address("127.0.0.1", 5199), Path("/etc/x/keys"))
     assert not config.redirect_http
     assert config.timeouts == Timeouts(0.5, 90.0, 43200.0, 604800.0, 0.0)
+    assert config.certificate_cache == 5
+    networks = tuple(map(ip_network, ("10.0.0.0/8", "::1", "127.0.0.1")))
+    assert config.ocsp == OcspOptions(3600.0, 2.0, 86400.0, networks)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +129,27 @@ def test_no_home_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
         ("workers auto", "2:9: `workers auto` is not available yet"),
         ("workers 0", "2:9: `0` is not a number of workers: expected `workers 1`"),
         ("workers x", "2:9: `x` is not a number of workers: expected `workers 1`"),
-        ("email a@b.test", "2:1: `email` is not available yet"),
-        ("acme_ca https://x", "2:1: `acme_ca` is not available yet"),
-        ("ocsp { refresh 1h }", "2:1: `ocsp` is not available yet"),
+        ("acme_eab { x y }", "2:1: `acme_eab` is not a directive of the global options: give `ea"),
+        ("acme_dns x", "2:1: `acme_dns` is not a directive of the global options: give `dns rfc"),
+        ("acme_ca_root x", "2:1: `acme_ca_root` is not a directive of the global options: name"),
+        ("ocsp_stapling off", "2:1: `ocsp_stapling` is not a directive of the global options: "),
+        ("eab x y", "2:1: `eab` is not a directive of the global options: it stands in the block"),
+        ("certificate_cache", "2:1: a word is missing: expected `certificate_cache NUMBER`"),
+        ("certificate_cache 0", "2:19: `0` is not a number from 1 to 10000000"),
+        ("certificate_cache ²", "2:19: `²` is not a number from 1 to 10000000"),
+        ("certificate_cache 10000001", "2:19: `10000001` is not a number from 1 to 10000000"),
+        ("ocsp", "2:1: a block is missing: expected `ocsp { … }`"),
+        ("ocsp x { refresh 1h }", "2:6: `x` is one word too many: expected `ocsp { … }`"),
+        ("ocsp { refresh 59s }", "2:16: `59s` does not fit here: expected from 1m to 7d"),
+        ("ocsp { refresh 8d }", "2:16: `8d` does not fit here: expected from 1m to 7d"),
+        ("ocsp { timeout 99ms }", "2:16: `99ms` does not fit here: expected from 100ms to 1m"),
+        ("ocsp { timeout 61s }", "2:16: `61s` does not fit here: expected from 100ms to 1m"),
+        ("ocsp { max_age 366d }", "2:16: `366d` does not fit here: expected from 1m to 365d"),
+        ("ocsp { max_age 11h }", "2:16: `max_age` is shorter than `refresh` (11h and 12h): there"),
+        ("ocsp { max_aeg 11h }", "2:8: `max_aeg` is not a directive of `ocsp`; did you mean"),
+        ("ocsp { allow_responder }", "2:8: a word is missing: expected `allow_responder NETWORK…`"),
+        ("ocsp { allow_responder 10.0.0.1/8 }", "2:24: `10.0.0.1/8` has bits behind its prefix"),
+        ("ocsp { allow_responder ::1 ::1/128 }", "2:28: the network ::1/128 is given twice"),
         ("metrics 127.0.0.1:1", "2:1: `metrics` is not available yet"),
         ("auto_https of", "2:12: `of` does not fit here; did you mean `off`?"),
         ("auto_https disable_certs", "2:12: `auto_https disable_certs` is not available yet"),

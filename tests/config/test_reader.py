@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from dwaarx.config import ConfigError, Problem, default_path, load, parse, reader
 from dwaarx.config.errors import MAX_PROBLEMS
-from dwaarx.config.model import Config, DnsOverHttps, Redirect, Respond, ReverseProxy
+from dwaarx.config.model import (
+    AutomaticCertificates,
+    Config,
+    DnsOverHttps,
+    InternalCertificate,
+    Redirect,
+    Respond,
+    ReverseProxy,
+)
 from tests.config.reading import problem, problems, read
 from tests.config.strategies import dwaarfiles
 from tests.config.test_fmt import EXAMPLES
@@ -24,7 +32,15 @@ WHOLE = """
     storage /var/lib/dwaarx         # default: that for root, else $XDG_DATA_HOME/dwaarx
     workers 1                       # N or auto
     console unix                    # STORAGE/console.sock, mode 0600 (default)
+    email ops@example.com
+    acme_ca https://ca.example/directory /etc/ssl/private-ca.pem   # repeat for fallbacks
     auto_https disable_redirects
+    ocsp {
+        refresh 12h
+        timeout 10s
+        max_age 7d                  # a staple fetched longer ago is not sent
+        allow_responder 10.0.0.0/8  # exceptions to the responder blocklist, for a private PKI
+    }
     timeouts {
         handshake 10s
         read_header 10s
@@ -33,6 +49,8 @@ WHOLE = """
         drain 30s
     }
 }
+
+example.com { reverse_proxy localhost:3000 }           # certificate by ACME
 
 api.example.com, *.api.example.com {
     tls /etc/dwaarx/api.pem /etc/dwaarx/api.key {   # the block is optional
@@ -89,16 +107,18 @@ localhost {
 def test_the_whole_example() -> None:
     config = read(WHOLE)
     assert [str(site.addresses[0]) for site in config.sites] == [
+        "https://example.com:443",
         "https://api.example.com:443",
         "https://localhost:443",
         "https://dns.example.com:443",
     ]
     assert [[type(route) for route in site.routes] for site in config.sites] == [
         [ReverseProxy],
+        [ReverseProxy],
         [Respond],
         [DnsOverHttps, ReverseProxy],
     ]
-    assert [str(address) for address in config.sites[2].dns_over_tls] == [
+    assert [str(address) for address in config.sites[3].dns_over_tls] == [
         "127.0.0.1:853",
         "[::1]:853",
     ]
@@ -108,11 +128,14 @@ def test_the_whole_example() -> None:
     assert config == read("# moved\n\n" + WHOLE)
 
 
-def test_dwaars_example_asks_only_for_acme() -> None:
-    acme = "certificates by ACME are not available yet: give `tls CERT KEY` or `tls internal`"
-    assert problem(DWAAR) == f"3:1: {acme}"
+def test_dwaars_example_is_taken_as_it_is() -> None:
+    first, second, third = (site.certificate for site in read(DWAAR).sites)
+    assert isinstance(first, AutomaticCertificates)
+    assert first.internal is None
+    assert isinstance(second, tuple)
+    assert isinstance(third, InternalCertificate)
     one_line = DWAAR.replace("{\n    reverse_proxy localhost:3000\n}", "{ reverse_proxy a:1 }")
-    assert problem(one_line) == f"3:1: {acme}"
+    assert read(one_line).sites[0].certificate == first
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -139,7 +162,7 @@ BROKEN = {
         [
             (
                 "2:9: a word is missing after `/etc/a.pem`: expected "
-                "`tls CERT KEY { ocsp FILE }` or `tls internal`"
+                "`tls CERT KEY { ocsp FILE }`, `tls internal` or `tls { dns … }`"
             )
         ],
     ),
@@ -191,10 +214,6 @@ BROKEN = {
     "a misspelt resolvers": (
         "resolver { to 192.0.2.1 }\n",
         [
-            (
-                "1:1: certificates by ACME are not available yet: give `tls CERT KEY` or "
-                "`tls internal`"
-            ),
             (
                 "1:12: `to` is not a directive of a site: it stands in the block of `resolvers` "
                 "or `reverse_proxy`"
@@ -303,6 +322,8 @@ def test_nothing_escapes_but_config_errors(text: str) -> None:
     "piece",
     [
         "a.test {{\ntls internal\n}}\n",
+        "a.test, b.test {{\n}}\n",
+        "h{}-{}.test {{ tls {{ must_staple }} }}\n",
         "h{}.localhost {{ }}\n",
         "h.localhost {{ bind 127.0.{}.{} }}\n",
         "http://a.test {{ respond /{} x }}\n",
@@ -331,6 +352,20 @@ def test_hostile_dwaarfiles_take_linear_time(piece: str) -> None:
 )
 def test_hostile_blocks_take_linear_time(before: str, piece: str) -> None:
     in_linear_time(before, piece, "\n}\n")
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a{}-{}.test, ",
+        "a.test, ",
+        "*.a{}-{}.test, ",
+        "a{}-{}.test:80, ",
+        "a{0}-{1}.test {{ }}\na{0}-{1}.test:444 {{ tls {{ profile x }} }}\n",
+    ],
+)
+def test_hostile_addresses_take_linear_time(piece: str) -> None:
+    in_linear_time("", piece, "localhost { }\n")
 
 
 def in_linear_time(before: str, piece: str, after: str) -> None:

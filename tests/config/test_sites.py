@@ -5,10 +5,16 @@ from pathlib import Path
 import pytest
 
 from dwaarx.config import parse
-from dwaarx.config.model import Address, CertificateFiles, InternalCertificate, SiteAddress
+from dwaarx.config.model import (
+    AcmeCertificate,
+    Address,
+    AutomaticCertificates,
+    CertificateFiles,
+    InternalCertificate,
+    SiteAddress,
+)
+from dwaarx.config.options import LETS_ENCRYPT
 from tests.config.reading import problem, problems, read, site
-
-ACME = "certificates by ACME are not available yet: give `tls CERT KEY` or `tls internal`"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,10 @@ def test_bad_addresses(text: str, expected: str) -> None:
     ],
 )
 def test_internal_by_itself(addresses: str, names: tuple[str, ...]) -> None:
-    assert site("", addresses).certificate == InternalCertificate(names)
+    found = site("", addresses).certificate
+    assert isinstance(found, AutomaticCertificates)
+    assert found.internal == InternalCertificate(names)
+    assert {str(found.source(name)) for name in names} == {str(found.internal)}
 
 
 def test_internal_when_asked_for() -> None:
@@ -134,11 +143,56 @@ def test_internal_when_asked_for() -> None:
     assert site("tls internal", ":8443").certificate == InternalCertificate(("localhost",))
 
 
-def test_acme_is_refused_at_each_name() -> None:
-    assert problems("localhost, a.test {\n}\nb.test, localhost:1 { respond x }") == [
-        f"1:12: {ACME}",
-        f"3:1: {ACME}",
-    ]
+def test_acme_for_every_other_name() -> None:
+    found = site("", "a.dwaarx.org, localhost, http://c.test, b.dwaarx.org:444").certificate
+    assert isinstance(found, AutomaticCertificates)
+    assert found.acme.cas == (LETS_ENCRYPT,)
+    assert found.internal == InternalCertificate(("localhost",))
+    assert found.source("localhost") is found.internal
+    assert found.source("a.dwaarx.org") == AcmeCertificate("a.dwaarx.org", found.acme)
+    assert site("", "a.dwaarx.org").certificate == AutomaticCertificates(found.acme)
+
+
+def test_sites_with_the_same_settings_share_them() -> None:
+    text = """
+    a.dwaarx.org { }
+    b.dwaarx.org { tls { profile short } }
+    c.dwaarx.org, localhost { }
+    d.dwaarx.org { tls { profile short } }
+    """
+    found = []
+    for each in read(text).sites:
+        assert isinstance(each.certificate, AutomaticCertificates)
+        found.append(each.certificate.acme)
+    assert found[0] is found[2]
+    assert found[1] is found[3]
+    assert (found[0].profile, found[1].profile) == (None, "short")
+
+
+def test_wildcards_need_dns() -> None:
+    text = "a.dwaarx.org, *.dwaarx.org {\n}\n*.b.dwaarx.org { tls { must_staple } }"
+    said = (
+        "needs `tls { dns rfc2136 … }`: CAs sign a wildcard only for who can change its zone "
+        "(or give `tls CERT KEY` or `tls internal`)"
+    )
+    assert problems(text) == [f"1:15: `*.dwaarx.org` {said}", f"3:1: `*.b.dwaarx.org` {said}"]
+
+
+def test_one_name_has_one_certificate() -> None:
+    text = "a.test,b.test { }\nc.test, b.test:444 { tls { must_staple } }"
+    assert problem(text) == (
+        "2:9: the certificate for `b.test` has other settings in the site at Dwaarfile:1:8"
+    )
+    assert len(read(text.replace("must_staple", "profile x").replace(", b", ", d")).sites) == 2
+    assert len(read(text.replace("b.test", "localhost")).sites) == 2
+    assert len(read(text.replace("b.test:444", "http://b.test")).sites) == 2
+
+
+def test_settings_that_would_change_nothing() -> None:
+    assert problem("localhost, 127.0.0.1 {\ntls { must_staple }\n}").startswith(
+        "2:1: no public CA signs the names of this site"
+    )
+    assert len(read("localhost, a.test {\ntls { must_staple }\n}").sites) == 1
 
 
 def test_auto_https_off() -> None:
@@ -153,6 +207,9 @@ def test_auto_https_off() -> None:
     assert config.sites[0].certificate is None
     assert problem(off + "https://a.test { }").startswith("4:1: `https://a.test` needs `tls CERT")
     assert problem(off + "a.test:443 { }").startswith("4:1: `a.test:443` would be plain HTTP on")
+    (asked,) = read(off + "a.test { tls { must_staple } }").sites
+    assert asked.addresses == (SiteAddress("a.test", 443),)
+    assert isinstance(asked.certificate, AutomaticCertificates)
 
 
 def test_certificates_from_files() -> None:
@@ -177,10 +234,22 @@ def test_certificates_from_files() -> None:
 @pytest.mark.parametrize(
     ("directive", "expected"),
     [
-        ("tls", "2:1: a word is missing: expected `tls CERT KEY { ocsp FILE }` or `tls internal`"),
-        ("tls a", "2:5: a word is missing after `a`: expected `tls CERT KEY { ocsp FILE }` or"),
+        ("tls", "2:1: a word is missing: expected `tls CERT KEY { ocsp FILE }`, `tls internal` or"),
+        ("tls { }", "2:1: a word is missing: expected `tls CERT KEY { ocsp FILE }`, `tls inter"),
+        ("tls a", "2:5: a word is missing after `a`: expected `tls CERT KEY { ocsp FILE }`, `tls"),
+        ("tls a@b.test", "2:5: the address for the CAs stands in the global options: `email ADD"),
         ("tls a b c", "2:9: `c` is one word too many"),
-        ("tls a b { dns x }", "2:11: `dns` is not available yet"),
+        ("tls a b { dns x }", "2:11: `dns` is for certificates by ACME: expected it in `tls { … "),
+        ("tls internal { must_staple }", "2:16: `must_staple` is for certificates by ACME: expec"),
+        ("tls { ocsp x }", "2:7: `ocsp` goes with `tls CERT KEY`: staples for other certificates"),
+        ("tls { ca x }", "2:7: `ca` is not a directive of `tls`: it is named by `acme_ca DIRECTO"),
+        ("tls { eab x y }", "2:7: `eab` is not a directive of `tls`: it stands in the block of"),
+        ("tls { issuer acme }", "2:7: `issuer` is not a directive of `tls`: give `acme_ca` in"),
+        ("tls { on_demand }", "2:7: `on_demand` is not available yet"),
+        ("tls { profile a }\ntls a b", "3:1: `tls { … }` stands alone in a site; the other `tls`"),
+        ("tls a b\ntls { profile a }", "3:1: `tls { … }` stands alone in a site; the other `tls`"),
+        ("tls { profile a }\ntls { profile a }", "3:1: `tls { … }` stands alone in a site; the"),
+        ("tls internal\ntls { profile a }", "3:1: `tls internal` stands alone in a site; the oth"),
         ("tls a b { protocols tls1.3 }", "2:11: `protocols` is not available yet"),
         ("tls a b { client_auth { } }", "2:11: `client_auth` is not available yet"),
         ("tls a b { oscp x }", "2:11: `oscp` is not a directive of `tls`; did you mean `ocsp`?"),
@@ -213,10 +282,6 @@ def test_what_is_still_to_come(name: str) -> None:
     expected = f"`{name}` is not available yet"
     assert problem(f"http://a.test {{\n{name} x {{\n y\n}}\n}}") == f"2:1: {expected}"
     assert problem(f"http://a.test {{\nhandle {{\n{name}\n}}\n}}") == f"3:1: {expected}"
-
-
-def test_tls_with_a_block_alone_is_about_acme() -> None:
-    assert problems("a.test {\ntls {\n  dns cloud\n}\n}")[-1] == ("3:3: `dns` is not available yet")
 
 
 def test_tls_and_dot_in_a_plain_site() -> None:

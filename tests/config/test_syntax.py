@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from lark import Lark, Token, Transformer
 
 from dwaarx.config import syntax
 from dwaarx.config.errors import ConfigError, Problems
 from dwaarx.config.expand import Statement
 from dwaarx.config.syntax import MAX_DEPTH, MAX_SIZE, Line, read_lines
 from tests.config.reading import problem, problems, statements
+from tests.config.strategies import dwaarfiles
 
 
 def lines(text: str) -> tuple[Line, ...]:
@@ -239,3 +243,44 @@ def test_hostile_text_takes_linear_time(piece: str) -> None:
 def test_statements_know_their_parts() -> None:
     statement = Statement((), None, lines("a")[0].location)
     assert (statement.name, statement.arguments) == ("", ())
+
+
+class _Rules(Transformer[Token, list[object]]):
+    """Lines as the rules of the grammar have them: words, a list for a block, a comment."""
+
+    def start(self, children: list[list[object]]) -> list[object]:
+        return children[0]
+
+    def body(self, children: list[object]) -> list[object]:
+        return children
+
+    def line(self, children: list[object]) -> list[object]:
+        return [str(child).rstrip() if isinstance(child, Token) else child for child in children]
+
+    def block(self, children: list[object]) -> object:
+        return children[1]
+
+
+def _shape(found: tuple[Line, ...]) -> list[object]:
+    shaped: list[object] = []
+    for line in found:
+        parts: list[object] = [word.raw.rstrip() for word in line.words]
+        parts += [] if line.block is None else [_shape(line.block)]
+        parts += [] if line.comment is None else [line.comment]
+        shaped.append(parts)
+    return shaped
+
+
+@given(dwaarfiles())
+def test_lines_are_what_the_rules_of_the_grammar_say(text: str) -> None:
+    try:
+        found = lines(text)
+    except ConfigError:
+        return
+    grammar = Lark(
+        Path(syntax.__file__).with_name("dwaarfile.lark").read_text(),
+        parser="lalr",
+        lexer="basic",
+        transformer=_Rules(),
+    )
+    assert grammar.parse(text.removeprefix("\ufeff")) == _shape(found)
