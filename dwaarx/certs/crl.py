@@ -126,7 +126,7 @@ def _load(data: bytes) -> tuple[bytes, x509.CertificateRevocationList]:
         return revoked.public_bytes(Encoding.DER), revoked
     wrong = why_not_one_sequence(data)
     if wrong is not None:
-        raise CrlError(f"the CRL {wrong}")
+        raise CrlError(f"the CRL cannot be read: it {wrong}")
     return data, x509.load_der_x509_crl(data)
 
 

@@ -24,17 +24,17 @@ _CRITICAL = b"\x01\x01\xff\x04"
 def why_not_one_sequence(data: bytes) -> str | None:
     """Say why the bytes are not one SEQUENCE and nothing else; None if they are.
 
-    The answer goes on after "the response …" or "the CRL …". What the SEQUENCE holds is not
+    The answer goes on after "it …". What the SEQUENCE holds is not
     looked at.
     """
     if not data:
         return "is empty"
     if data[0] != _SEQUENCE:
-        return f"is not DER: it {_looks_like(data)}"
+        return _looks_like(data)
     header = 2
     length = data[1] if len(data) > 1 else 0
     if length == 0x80:
-        return "is not DER: it has no definite length"
+        return "has no definite length"
     if length & 0x80:
         header += length & 0x7F
         length = int.from_bytes(data[2:header], "big")

@@ -61,7 +61,7 @@ def verify(
     """
     wrong = why_not_one_sequence(response_der)
     if wrong is not None:
-        raise OcspError(Refusal.MALFORMED, f"the response {wrong}")
+        raise _malformed(f"it {wrong}")
     with _refusing_what_cryptography_refuses():
         response = ocsp.load_der_ocsp_response(response_der)
         if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
@@ -91,9 +91,13 @@ def _refusing_what_cryptography_refuses() -> Iterator[None]:
             Refusal.UNSUPPORTED, f"the response uses an algorithm that is not supported: {error}"
         ) from error
     except PARSE_ERRORS as error:
-        raise OcspError(
-            Refusal.MALFORMED, f"the response cannot be read as an OCSP response in DER: {error}"
-        ) from error
+        raise _malformed(error) from error
+
+
+def _malformed(why: object) -> OcspError:
+    return OcspError(
+        Refusal.MALFORMED, f"the response cannot be read as an OCSP response in DER: {why}"
+    )
 
 
 # --- about which certificate ------------------------------------------------

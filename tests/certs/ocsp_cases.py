@@ -23,6 +23,7 @@ NOW = pki.utc_now()
 LONG_AGO = NOW - timedelta(days=20)
 ODD = bytes.fromhex("2a0304")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+UNREADABLE = "the response cannot be read as an OCSP response in DER"
 
 ROOTS = {
     "ECDSA": pki.make_ca("EC Root"),
@@ -415,21 +416,25 @@ CASES: dict[str, Case] = {
         why="as above",
     ),
     # --- bytes --------------------------------------------------------------
-    "nothing": Case(lambda _: b"", Refusal.MALFORMED, "the response is empty"),
+    "nothing": Case(
+        lambda _: b"",
+        Refusal.MALFORMED,
+        f"{UNREADABLE}: it is empty",
+    ),
     "HTML": Case(
         lambda _: b"<!DOCTYPE html><title>Sign in to the hotel's network</title>",
         Refusal.MALFORMED,
-        "the response is not DER: it looks like a page of HTML or XML",
+        f"{UNREADABLE}: it looks like a page of HTML or XML",
     ),
     "cut off": Case(
         lambda leaf: pki.make_response(leaf)[:-3],
         Refusal.MALFORMED,
-        "the response is cut off after [0-9]+ bytes",
+        f"{UNREADABLE}: it is cut off after [0-9]+ bytes",
     ),
     "followed by garbage": Case(
         lambda leaf: pki.make_response(leaf) + b"\r\n",
         Refusal.MALFORMED,
-        r"the response is followed by bytes that are no part of it \(2 of them\)",
+        rf"{UNREADABLE}: it is followed by bytes that are no part of it \(2 of them\)",
         openssl=True,
         pyhanko=True,
         why="they stop reading at the end of the response; what clients do with it is anyone's "
@@ -438,7 +443,7 @@ CASES: dict[str, Case] = {
     "a certificate": Case(
         lambda leaf: leaf.certificate.public_bytes(pki.Encoding.DER),
         Refusal.MALFORMED,
-        "the response cannot be read as an OCSP response in DER: .*",
+        f"{UNREADABLE}: error parsing .*",
     ),
 }
 

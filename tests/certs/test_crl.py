@@ -304,11 +304,11 @@ def test_bytes_that_only_look_like_a_critical_extension():
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "the CRL is empty"),
-        (b"<!DOCTYPE html>", "the CRL is not DER: it looks like a page of HTML or XML"),
-        (b"not found", "the CRL is not DER: it is text"),
-        (b"\x04\x00\xff", "the CRL is not DER: it begins with the byte 0x04"),
-        (b"\x30\x03\x00", "the CRL is cut off after 3 bytes"),
+        (b"", "the CRL cannot be read: it is empty"),
+        (b"<!DOCTYPE html>", "the CRL cannot be read: it looks like a page of HTML or XML"),
+        (b"not found", "the CRL cannot be read: it is text"),
+        (b"\x04\x00\xff", "the CRL cannot be read: it begins with the byte 0x04"),
+        (b"\x30\x03\x00", "the CRL cannot be read: it is cut off after 3 bytes"),
         (b"\x30\x00", "the CRL cannot be read: "),
         (b"-----BEGIN X509 CRL-----\n", "the CRL cannot be read: "),
         (pki.error_response(), "the CRL cannot be read: "),
@@ -322,10 +322,12 @@ def test_garbage(data, reason):
 def test_trailing_bytes_and_every_cut():
     data = crls.make_crl(ROOT, ENTRIES, extensions=[idp()])
     assert refusal(data + b"ab") == (
-        "the CRL is followed by bytes that are no part of it (2 of them)"
+        "the CRL cannot be read: it is followed by bytes that are no part of it (2 of them)"
     )
     for length in range(1, len(data)):
-        assert refusal(data[:length]) == f"the CRL is cut off after {length} bytes"
+        assert (
+            refusal(data[:length]) == f"the CRL cannot be read: it is cut off after {length} bytes"
+        )
 
 
 def test_a_version_that_does_not_exist():

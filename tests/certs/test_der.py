@@ -63,13 +63,13 @@ def test_one_sequence_of_every_length(length):
     ("data", "reason"),
     [
         (b"", "is empty"),
-        (b"\n <html>", "is not DER: it looks like a page of HTML or XML"),
-        (b"\xef\xbb\xbf<?xml", "is not DER: it looks like a page of HTML or XML"),
-        (b"-----BEGIN OCSP", "is not DER: it is PEM"),
-        (b"Bad Gateway\r\n", "is not DER: it is text"),
-        (b"\x00\x30", "is not DER: it begins with the byte 0x00"),
-        (b"\x1f\x8b\x08", "is not DER: it begins with the byte 0x1f"),
-        (b"\x30\x80\x00\x00", "is not DER: it has no definite length"),
+        (b"\n <html>", "looks like a page of HTML or XML"),
+        (b"\xef\xbb\xbf<?xml", "looks like a page of HTML or XML"),
+        (b"-----BEGIN OCSP", "is PEM"),
+        (b"Bad Gateway\r\n", "is text"),
+        (b"\x00\x30", "begins with the byte 0x00"),
+        (b"\x1f\x8b\x08", "begins with the byte 0x1f"),
+        (b"\x30\x80\x00\x00", "has no definite length"),
         (b"\x30\xff", "is cut off after 2 bytes"),
     ],
 )
@@ -80,7 +80,7 @@ def test_what_is_no_sequence(data, reason):
 @given(st.binary(max_size=40))
 def test_any_bytes_are_told_what_they_are(data):
     reason = why_not_one_sequence(data)
-    assert reason is None or reason.startswith("is ")
+    assert reason is None or reason.startswith(("is ", "looks ", "begins ", "has "))
 
 
 # --- entries of CRLs --------------------------------------------------------

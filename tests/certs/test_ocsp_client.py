@@ -189,23 +189,24 @@ def test_what_is_refused_is_asked_for_once(response, kind):
     assert fetcher.methods == ["GET"]
 
 
-HTML = "not DER: it looks like a page of HTML or XML"
-TRAILING = "followed by bytes that are no part of it (1 of them)"
+UNREADABLE = "the response cannot be read as an OCSP response in DER: it"
+HTML = "looks like a page of HTML or XML"
+TRAILING = "is followed by bytes that are no part of it (1 of them)"
 
 
 @pytest.mark.parametrize(
     ("body", "headers", "reason"),
     [
-        (b"", {}, "the response is empty (sent as no Content-Type)"),
+        (b"", {}, f"{UNREADABLE} is empty (sent as no Content-Type)"),
         (
             b"<html>",
             {"content-type": "text/html; charset=utf-8"},
-            f"the response is {HTML} (sent as text/html; charset=utf-8)",
+            f"{UNREADABLE} {HTML} (sent as text/html; charset=utf-8)",
         ),
         (
             GOOD + b"\0",
             {"content-type": "x\x1b[31m/" + "y" * 500},
-            f"the response is {TRAILING} (sent as x[31m/{'y' * 53})",
+            f"{UNREADABLE} {TRAILING} (sent as x[31m/{'y' * 53})",
         ),
     ],
 )
