@@ -104,12 +104,10 @@ class InternalRenewal:
             return Slot(pair, None, error)
 
     def _due_at(self, slot: Slot) -> datetime:
-        leaf, *above = (slot.pair.certificate, *slot.pair.chain)
-        return min(
-            schedule.leaf_renewal(leaf.not_valid_before_utc, leaf.not_valid_after_utc),
-            self._staple_due(slot),
-            *(schedule.root_renewal(each.not_valid_after_utc) for each in above[1:]),
-        )
+        # The staple is due every day; the CA sees to its own certificates then.
+        leaf = slot.pair.certificate
+        renewal = schedule.leaf_renewal(leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+        return min(renewal, self._staple_due(slot))
 
     def _staple_due(self, slot: Slot) -> datetime:
         staple = slot.staple

@@ -258,9 +258,6 @@ class CertificateManager(Service):
             if not held.dropped:
                 with _log.failuresHandled("{name} cannot be read", name=held.records[0].name):
                     self._read(held)
-        for signal in self._signals.taken():
-            with _log.failuresHandled("a revocation cannot be acted on"):
-                self._act(signal)
         for key in self._agenda.due(self._now().timestamp(), DUTIES_PER_TICK):
             # A bug that shows with one certificate must not end the renewal of all.
             with _log.failuresHandled(
@@ -320,18 +317,27 @@ class CertificateManager(Service):
     def revoked(self, record: Record, error: OcspError) -> None:
         """Hear that a responder says, signed, that a certificate is revoked."""
         self._signals.put(record, Guard.OCSP, str(error), error.revocation_reason)
+        self._heed()
 
     def listed(self, record: Record, revoked: Revoked) -> None:
         """Hear that a certificate stands in its issuer's list."""
         self._signals.put(record, Guard.CRL, str(revoked), revoked.reason)
+        self._heed()
 
     def overdue(self, held: Held, why: str) -> None:
         """Hear that the window to renew a certificate has passed."""
         self._signals.put(held.records[0], Guard.ARI, why, None)
+        self._heed()
 
     def moved(self, held: Held) -> None:
         """Hear that a CA named another moment to renew."""
         self.renewal.moved(held)
+
+    def _heed(self) -> None:
+        """Act on the signals, before who brought them does anything else."""
+        for signal in self._signals.taken():
+            with _log.failuresHandled("a revocation cannot be acted on"):
+                self._act(signal)
 
     def _act(self, signal: Signal) -> None:
         """Do what a signal asks for: renew early, or give a certificate up."""
