@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -148,7 +147,7 @@ class _Attempt:
         self.account = account
         self._directory = directory
         self._network = network
-        self._end = time.monotonic() + ORDER_DEADLINE
+        self._end = network.timer() + ORDER_DEADLINE
 
     def order(self, request: Request) -> Order:
         """Place the order."""
@@ -260,7 +259,7 @@ class _Attempt:
             wait = pause
             if reply.retry_after is not None:
                 wait = max(wait, reply.retry_after - self._network.now())
-            if time.monotonic() + wait > self._end:
+            if self._network.timer() + wait > self._end:
                 raise CaError(f"{what} has no end after {ORDER_DEADLINE:.0f} s")
             self._network.pause(wait)
             pause = min(pause * 2, _LONGEST_PAUSE)

@@ -90,7 +90,8 @@ class Reply:
 class Network:
     """One thread's way to a CA. Everything here raises CaError and nothing else.
 
-    `stop` ends pauses at once, and keeps further requests from being sent.
+    `clock` is POSIX time, `timer` is for deadlines; `stop` ends pauses at once, and keeps further
+    requests from being sent.
     """
 
     def __init__(
@@ -99,9 +100,11 @@ class Network:
         stop: threading.Event,
         session: Callable[[], requests.Session] = requests.Session,
         clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stop = stop
         self._clock = clock
+        self.timer = timer
         self._nonces: list[str] = []
         self._scheme = urlsplit(ca.directory).scheme
         self._session = session()
@@ -180,8 +183,8 @@ class Network:
     ) -> Reply:
         if self._stop.is_set():
             raise CaError("dwaarx is stopping")
-        if urlsplit(url).scheme not in ("https", self._scheme):
-            raise CaError(f"it sends us to {url[:200]}, which is not https")
+        if not url.lower().startswith(("https:", f"{self._scheme}:")):
+            raise CaError(f"it sends us to {url[:200]!r}, which is not https")
         try:
             response = self._session.request(
                 method,
@@ -193,13 +196,24 @@ class Network:
                 allow_redirects=False,
             )
             with closing(response):
-                body = _read(response)
+                body = self._read(response)
         except requests.Timeout as error:
             raise CaError(f"it did not answer within {TIMEOUT:.0f} s") from error
         except (OSError, ValueError) as error:  # a RequestException is an OSError
             passing = not isinstance(error, requests.exceptions.SSLError)
             raise CaError(f"it cannot be reached: {_why(error)}", passing=passing) from error
         return self._judge(response, body)
+
+    def _read(self, response: requests.Response) -> bytes:
+        end = self.timer() + _ANSWER_DEADLINE
+        body = bytearray()
+        for chunk in response.iter_content(_CHUNK):
+            body += chunk
+            if len(body) > _MAX_ANSWER:
+                raise CaError(f"its answer is larger than {_MAX_ANSWER} bytes")
+            if self.timer() > end:
+                raise CaError(f"its answer takes longer than {_ANSWER_DEADLINE:.0f} s")
+        return bytes(body)
 
     def _judge(self, response: requests.Response, body: bytes) -> Reply:
         headers = {name.lower(): value for name, value in response.headers.items()}
@@ -221,18 +235,6 @@ class Network:
             rejected=400 <= status < 500 and status != 429,
             passing=status >= 500 and retry_after is None,
         )
-
-
-def _read(response: requests.Response) -> bytes:
-    end = time.monotonic() + _ANSWER_DEADLINE
-    body = bytearray()
-    for chunk in response.iter_content(_CHUNK):
-        body += chunk
-        if len(body) > _MAX_ANSWER:
-            raise CaError(f"its answer is larger than {_MAX_ANSWER} bytes")
-        if time.monotonic() > end:
-            raise CaError(f"its answer takes longer than {_ANSWER_DEADLINE:.0f} s")
-    return bytes(body)
 
 
 def _problem(body: bytes) -> Problem | None:

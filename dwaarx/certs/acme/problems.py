@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Self
 
 import attrs
@@ -100,4 +99,6 @@ class Problem:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         return ""
-    return re.sub(r"[^ -~\u00a0-\ud7ff]+", " ", value[:_MAX_DETAIL]).strip()
+    # Line feeds would forge a line of the log, escapes and marks of direction what is read there.
+    shown = "".join(each if each.isprintable() else " " for each in value[:_MAX_DETAIL])
+    return " ".join(shown.split())
