@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import stat
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.x509 import ocsp
 
 from dwaarx.certs.errors import CertificateError, OcspError
@@ -98,14 +98,12 @@ class _Checker:
             return
         place = _place(ca.location)
         try:
-            found = x509.load_pem_x509_certificates(read_file(ca.bundle))
+            usable = _is_bundle(ca.bundle)
         except OSError as error:
             message = f"{ca.bundle}: cannot be read: {reason_of(error)}"
             self.errors.append(Problem(place, message))
             return
-        except ValueError:
-            found = []
-        if not found:
+        if not usable:
             self.errors.append(Problem(place, f"{ca.bundle}: holds no PEM certificate"))
 
     def _acme(self, settings: AcmeSettings) -> None:
@@ -202,6 +200,18 @@ def covers(names: Iterable[str], host: str) -> bool:
         return True
     parent = host.partition(".")[2]
     return bool(parent) and not host.startswith("*.") and f"*.{parent}" in known
+
+
+def _is_bundle(file: Path) -> bool:
+    """Whether a file is one of certificates in PEM; raises OSError if it cannot be read."""
+    if not read_file(file):
+        return False
+    try:
+        # As it is read when it is used: what else stands in the file is no matter.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except ssl.SSLError:
+        return False
+    return True
 
 
 def _key_mode(key: Path) -> Iterator[str]:

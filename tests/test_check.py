@@ -106,7 +106,7 @@ def test_the_bundle_of_a_ca(ca: Entity, tmp_path: Path) -> None:
     for content in (b"", b"nonsense", ca.certificate.public_bytes(Encoding.DER)):
         bundle.write_bytes(content)
         assert checked(tmp_path, text) == (["2:29: ca.pem: holds no PEM certificate"], [])
-    bundle.write_bytes(ca.pem + make_ca("Another").pem)
+    bundle.write_bytes("# Erzählungen\n".encode() + ca.pem + make_ca("Another").pem)
     assert checked(tmp_path, text) == ([], [])
 
 

@@ -114,6 +114,7 @@ def test_comments_are_kept_for_fmt_and_mean_nothing() -> None:
         ("a {\n}\n}", "3:1: this `}` closes no block"),
         ("a {\n b {\n}\nc { }", "1:3: this `{` is never closed: expected a `}`"),
         ("a { b } c", "1:9: expected the end of the line after `}`"),
+        ('a { b } "c" d', "1:9: expected the end of the line after `}`"),
         ("a { b } { c }", "1:9: expected the end of the line after `}`"),
         (
             'a "b"c',
@@ -238,6 +239,11 @@ def test_hostile_text_takes_linear_time(piece: str) -> None:
     # Twenty times the text may take twenty times as long, and the machine's mood as much again;
     # quadratic would be four hundred times.
     assert seconds(80_000) < max(60 * seconds(4_000), 2)
+
+
+def test_a_block_without_a_word_has_its_place() -> None:
+    (line,) = lines(" { a }")
+    assert (line.location.line, line.location.column) == (1, 2)
 
 
 def test_statements_know_their_parts() -> None:
