@@ -27,12 +27,13 @@ class Url(EncodedURL):
 
 
 def parse(text: str) -> EncodedURL:
-    """Return a URL as it will be asked for; raises FetchError (REFUSED)."""
+    """Return a URL as it will be asked for, an instance of Url; raises FetchError (REFUSED)."""
     shown = f"{text[:100]!r}"
     try:
         if not text.isascii():
             text = EncodedURL.from_text(text).to_uri().to_text()
         url = Url.from_text(text)
+        url = url.replace(scheme=url.scheme.lower(), host=url.host.lower())
     except ValueError:
         raise FetchError(FetchFailure.REFUSED, f"{shown} is no URL") from None
     wrong = None
@@ -52,7 +53,7 @@ def parse(text: str) -> EncodedURL:
 
 
 def _is_host(host: str) -> bool:
-    return literal_of(host) is not None or _NAME.fullmatch(host.lower()) is not None
+    return literal_of(host) is not None or _NAME.fullmatch(host) is not None
 
 
 def literal_of(host: str) -> IPAddress | None:
