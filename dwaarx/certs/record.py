@@ -113,18 +113,26 @@ class Record:
         """Take down what a certificate says, and the state of its staple."""
         pair = slot.pair
         certificate = pair.certificate
-        if self.serial != certificate.serial_number or not self.known:
+        issuer = intern(certificate.issuer.rfc4514_string())
+        not_after = certificate.not_valid_after_utc.timestamp()
+        # CAs of one's own may give the same serial number again and again.
+        same = (certificate.serial_number, issuer, not_after) == (
+            self.serial,
+            self.issuer,
+            self.not_after,
+        )
+        if not same:
             self.failures = 0
             self.revoked = ""
             self.names = pair.names
-            self.issuer = intern(certificate.issuer.rfc4514_string())
+            self.issuer = issuer
             self.serial = certificate.serial_number
-            self.not_after = certificate.not_valid_after_utc.timestamp()
+            self.not_after = not_after
             self.key = intern(key_name(pair.key))
             self.must_staple = pair.must_staple
             self.responders = _shared(responders(certificate))
             self.crls = _shared(distribution_points(certificate))
-            self.skip = why_skipped(pair)
+        self.skip = why_skipped(pair)  # the chain may have changed by itself
         self.stapled(slot)
 
     def stapled(self, slot: Slot) -> None:
@@ -133,6 +141,8 @@ class Record:
         self.refusal = "" if slot.refusal is None else str(slot.refusal)
         self.until = None if slot.until is None else slot.until.timestamp()
         self.since = 0.0 if staple is None else staple.this_update.timestamp()
+        if staple is not None:
+            self.revoked = ""  # who revoked it was heard, and is refuted
 
     def good_until(self, now: float) -> datetime | None:
         """Return the end of the staple, if it may still be sent; now is POSIX time."""

@@ -138,12 +138,16 @@ class Stapling:
         now = self._now().timestamp()
         if record.until is None or now < record.until:
             return
+        if not record.refusal:
+            ended = utc(datetime.fromtimestamp(record.until, UTC))
+            record.refusal = f"the staple ended at {ended}, and there is no newer one"
         record.until = None
         tell(
             "unstapled",
-            LogLevel.warn,
+            LogLevel.error if record.must_staple else LogLevel.warn,
             name=record.name,
-            reason=record.refusal or "the staple ended, and there is no newer one",
+            must_staple="yes" if record.must_staple else None,
+            reason=record.refusal,
         )
 
     # --- how ----------------------------------------------------------------
@@ -229,14 +233,23 @@ class Stapling:
             answer = await self.fetch(pair, record.responders, urgent=urgent, placed=placed)
         except OcspError as error:
             if self._is_gone(record, pair):
-                return Outcome(record, "the certificate is no longer in use", good=False)
+                return self._gone(record)
             return self._failure(record, pair, error)
         if self._is_gone(record, pair):
-            return Outcome(record, "the certificate is no longer in use", good=False)
+            return self._gone(record)
         return self._success(record, pair, answer)
 
     def _is_gone(self, record: Record, pair: KeyPair) -> bool:
-        return record.held.dropped or record.serial != pair.certificate.serial_number
+        if record.held.dropped or record.serial != pair.certificate.serial_number:
+            return True
+        live = record.held.identity.slots
+        return bool(live) and live[record.index].pair.certificate != pair.certificate
+
+    def _gone(self, record: Record) -> Outcome:
+        """Turn to the certificate that took the place of the one that was asked about."""
+        if not record.held.dropped and self._agenda.when((Duty.STAPLE, record)) is None:
+            self.watch(record)  # it was due, and found this one under way
+        return Outcome(record, "the certificate is no longer in use", good=False)
 
     def _success(self, record: Record, pair: KeyPair, answer: Answer) -> Outcome:
         staple = answer.staple
@@ -290,17 +303,19 @@ class Stapling:
         return slot
 
     def _failure(self, record: Record, pair: KeyPair | None, error: OcspError) -> Outcome:
+        record.failures += 1
         if error.kind is Refusal.REVOKED:
+            # It is asked ever more seldom: a certificate that was only put on hold comes back.
             self._agenda.put((Duty.STAPLE, record), self._failed_until(record, None))
             self._owner.revoked(record, error)
             return Outcome(record, str(error), good=False)
-        record.failures += 1
         now = self._now().timestamp()
         good = record.good_until(now)
         slot = None if pair is None else live_slot(record, pair)
-        if slot is not None:
-            slot.refusal = error
-        record.refusal = str(error)
+        if not record.revoked:  # which nobody takes back by not answering
+            if slot is not None:
+                slot.refusal = error
+            record.refusal = str(error)
         when = self._failed_until(record, getattr(error, "retry_after", None))
         self._agenda.put((Duty.STAPLE, record), when)
         if record.until is not None:
@@ -328,7 +343,11 @@ class Stapling:
 
 
 def live_slot(record: Record, pair: KeyPair) -> Slot | None:
-    """Return the slot that handshakes look at, if it is the one of this pair."""
-    slots = record.held.identity.slots
+    """Return the slot that handshakes look at, if it is the one of this pair.
+
+    Pairs from files are held in memory, whether a context is held for them or not.
+    """
+    held = record.held
+    slots = held.identity.read() if isinstance(held.source, tuple) else held.identity.slots
     slot = slots[record.index] if slots else None
     return slot if slot is not None and slot.pair.certificate == pair.certificate else None
