@@ -99,7 +99,9 @@ class AcmeClient:
         raise CaError("; ".join(failures), rejected=True)
 
     def _obtain(self, request: Request, solver: Solver) -> tuple[KeyPair, str | None]:
-        for left in reversed(range(_ORDERS)):
+        left = _ORDERS
+        while True:
+            left -= 1
             attempt = _Attempt(self._directory, self._network, self._account(request))
             try:
                 order = self._order(attempt, request)
@@ -108,8 +110,7 @@ class AcmeClient:
             except CaError as error:
                 if not left or not error.passing:
                     raise
-                self._network.pause(_LONGEST_PAUSE)
-        raise AssertionError("unreachable")
+            self._network.pause(_LONGEST_PAUSE)
 
     def _check(self, request: Request) -> None:
         profiles = self._directory.profiles

@@ -116,8 +116,8 @@ class Issuer:
 
     def _begin(self, job: _Job, free: Deferred[None], work: Work) -> Deferred[None]:
         """Start the thread of a job whose turn it is; fires when another may have its place."""
-        if job.outcome.called:
-            return succeed(None)
+        if self._stopping or job.outcome.called:
+            return succeed(None)  # it has failed, or is about to
         over: Deferred[None] = Deferred()
         job.over = over
         limit = self._reactor.callLater(
@@ -136,8 +136,9 @@ class Issuer:
                 job.outcome.callback(result)
 
         def run() -> None:
-            done = maybeDeferred(work, job.stop)
-            self._reactor.callFromThread(done.addBoth, ended)
+            results: list[Obtained | Failure] = []
+            maybeDeferred(work, job.stop).addBoth(results.append)
+            self._reactor.callFromThread(ended, *results)
 
         # A daemon, so that it keeps no process alive; Twisted's pools wait for theirs.
         threading.Thread(target=run, name="acme", daemon=True).start()

@@ -3,7 +3,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID
 
 from dwaarx.certs.acme import chain
 from dwaarx.certs.acme.problems import CaError
@@ -62,6 +64,13 @@ def test_a_certificate_without_names() -> None:
     nameless = pki.pem_of(pki.make_leaf(CA, [], key=KEY).chain[:2])
     with pytest.raises(CaError, match="for no name"):
         chain.check(nameless, KEY, NAME, NOW)
+
+
+def test_a_certificate_whose_names_cannot_be_read() -> None:
+    odd = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"\x30\x03\x82\x01\xff")
+    leaf = pki.make_leaf(CA, [], key=KEY, extra=[(odd, False)])
+    with pytest.raises(CaError, match="certificate that is wrong"):
+        chain.check(leaf.pem, KEY, NAME, NOW)
 
 
 def test_our_clock_may_be_a_little_late() -> None:
