@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 T = TypeVar("T")
 
 # A start, an answer: much longer than any takes, and short enough that a hang is seen.
@@ -89,6 +91,7 @@ class Service:
         self.log_file = folder / "log"
         self.write(dwaarfile)
         self._process: subprocess.Popen[bytes] | None = None
+        self._begun = 0  # where the log of the present process begins
 
     def write(self, dwaarfile: str) -> None:
         """Write the Dwaarfile; `storage` is added to its global options."""
@@ -100,6 +103,14 @@ class Service:
         self.dwaarfile.write_text(text)
 
     def start(self) -> None:
+        """Start it, after a stop or `kill` once more, and wait until it serves."""
+        self.launch()
+        until("the service's start", lambda: self.exited() or self._serves())
+        assert not self.exited(), self.log()
+
+    def launch(self) -> None:
+        """Start it and wait for nothing: for the very first connection."""
+        self._begun = len(self.log()) if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [program("twistd"), "-n", "--pidfile=", "dwaarx", "--config", str(self.dwaarfile)],
@@ -108,8 +119,9 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 cwd=self.folder,
             )
-        until("the service's start", lambda: self.exited() or "serves" in self.log())
-        assert not self.exited(), self.log()
+
+    def _serves(self) -> bool:
+        return "serves" in self.log()[self._begun :]
 
     def exited(self) -> bool:
         return self._process is not None and self._process.poll() is not None
@@ -145,12 +157,26 @@ class Service:
         return run("dwaarx", "console", "--socket", self.storage / "console.sock", expression,
                    check=check)  # fmt: skip
 
+    def refusal(self, expression: str) -> str:
+        """Evaluate an expression that is to fail, with exit status 1; returns the reason."""
+        socket_path = self.storage / "console.sock"
+        with pytest.raises(AssertionError, match="ended with 1:") as caught:
+            run("dwaarx", "console", "--socket", socket_path, expression)
+        return str(caught.value).partition("ended with 1:\n")[2]
+
     def memory(self) -> int:
         """Return the resident memory in bytes."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         match = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert match
         return int(match[1]) * 1024
+
+    def kill(self) -> None:
+        """End it as a crash would: kill -9."""
+        process, self._process = self._process, None
+        assert process is not None
+        process.kill()
+        process.wait(PATIENCE)
 
     def stop(self) -> None:
         process, self._process = self._process, None
