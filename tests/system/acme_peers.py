@@ -372,8 +372,7 @@ def _decoded(text: str) -> bytes:
 class Bind:
     """A bind9 that is the primary of ZONES and takes updates of TXT records signed with its key.
 
-    Every name of a zone is at 127.0.0.1; `delegations` are what it delegates to nowhere, and
-    `aliases` CNAME records, both within the first zone.
+    Every name of a zone is at 127.0.0.1; `aliases` are CNAME records of the first zone.
     """
 
     key_name = "acme-update"

@@ -192,6 +192,16 @@ def test_http_01_and_the_account_is_used_again(
     assert mode & 0o777 == 0o600
 
 
+def test_many_names_at_once_share_one_account(ca: Pebble, house: House) -> None:
+    names = [f"n{index}.example.test" for index in range(12)]
+    waiting = [house.issuer.obtain(AcmeCertificate(name, settings(ca))) for name in names]
+    obtained = [house.loop.result(each).pair.names for each in waiting]
+    assert obtained == [(name,) for name in names]
+    assert len(house.accounts()) == 1
+    assert "There are now 1 accounts" in ca.log
+    assert "There are now 2 accounts" not in ca.log
+
+
 def test_tls_alpn_01_when_http_01_fails_and_first_the_next_time(
     ca: Pebble, house: House, answering: Answering
 ) -> None:

@@ -29,7 +29,7 @@ from dwaarx.certs.storage import Storage
 from dwaarx.config.model import AcmeCa, AcmeCertificate
 from dwaarx.words import utc
 
-# CAs change their directories once in years; one that is gone is noticed by its answers.
+# CAs change their directories once in years.
 _DIRECTORY_LIFETIME = 3600.0
 
 # Names whose proof took another way than the first one, and names that a CA wants to wait: more
@@ -106,7 +106,9 @@ class Authorities:
                 client = AcmeClient(ca, directory, self._registrar, network)
                 pair, kind = client.obtain(_request(ca, wish), self._solvers(ca, wish, stop))
             except CaError as error:
-                self._proven_by.pop(key, None)
+                self._directories.pop(ca.directory, None)  # perhaps it is not true any more
+                if error.rejected:
+                    self._proven_by.pop(key, None)
                 if error.retry_after is not None:
                     _remember(self._left_alone, key, error.retry_after)
                 raise

@@ -127,6 +127,15 @@ def test_the_directory_is_kept_for_an_hour(bed: Bed, monkeypatch: pytest.MonkeyP
     assert bed.first.requests.count("GET /dir") == 2
 
 
+def test_the_directory_is_fetched_again_after_a_failure(bed: Bed) -> None:
+    bed.settings = AcmeSettings((FIRST,))
+    bed.obtain()
+    bed.first.script["newOrder"] = [Answer(404)]
+    bed.fails()
+    bed.obtain()
+    assert bed.first.requests.count("GET /dir") == 2
+
+
 def test_the_proof_that_worked_is_the_first_one_the_next_time(bed: Bed) -> None:
     bed.first.solved = lambda kind: {"detail": "closed"} if kind == "http-01" else None
     bed.obtain()
@@ -145,6 +154,8 @@ def test_when_every_proof_failed_the_first_is_the_first_again(bed: Bed) -> None:
     bed.settings = AcmeSettings((FIRST,))
     bed.first.solved = lambda kind: {"detail": "closed"} if kind == "http-01" else None
     bed.obtain()
+    bed.first.script["newOrder"] = [requests.ConnectTimeout()]
+    bed.fails()  # which says nothing of the proofs
     bed.first.solved = lambda _: {"detail": "closed"}
     bed.fails()
     bed.first.posts.clear()
