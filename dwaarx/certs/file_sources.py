@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from random import Random
 from typing import Protocol
 
+import attrs
 from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger, LogLevel
-from twisted.python.failure import Failure
 
-from dwaarx.certs import files, schedule
+from dwaarx.certs import files
 from dwaarx.certs.agenda import Agenda
 from dwaarx.certs.errors import CertificateError, CertificateErrors, OcspError, Refusal
 from dwaarx.certs.events import tell
-from dwaarx.certs.file_watch import INTERVAL, FileWatch
+from dwaarx.certs.file_staging import FETCHING, New, Staged, Staging, is_revoked
+from dwaarx.certs.file_watch import INTERVAL, PATIENCE, FileWatch
 from dwaarx.certs.internal_renewal import same
+from dwaarx.certs.ocsp import SKEW
 from dwaarx.certs.pair import KeyPair
-from dwaarx.certs.record import Duty, Held, Key, Record, why_skipped
+from dwaarx.certs.record import Duty, Held, Key, Record
 from dwaarx.certs.stapling import Stapling
 from dwaarx.certs.store import Slot, openssl_reason
 from dwaarx.config.model import CertificateFiles
@@ -38,12 +39,27 @@ class Owner(Protocol):
     def guard(self, record: Record) -> None:
         """Put a new certificate's staple and revocation on the agenda."""
 
+    def revoked(self, record: Record, error: OcspError) -> None:
+        """Hear that a staple file says, signed, that a certificate is revoked."""
+
+
+@attrs.define(eq=False)
+class _State:
+    """How it goes with the files of one source."""
+
+    staged: Staged = attrs.Factory(Staged)
+    problem: str = ""  # why what lies on the disk is not served, or not yet
+    # By the index of a certificate that is revoked: how new (POSIX time) a file must be that
+    # says otherwise.
+    refuted_from: dict[int, float] = attrs.Factory(dict)
+
 
 class FileSources:
     """The sources of `tls CERT KEY`.
 
     What was loaded is held in memory: files that change can be wrong for a while, and what is
-    served is never what nobody has checked.
+    served is never what nobody has checked. Whatever a new certificate waits for, it is read
+    again when that comes, so that what goes live is what lies on the disk then.
     """
 
     def __init__(
@@ -58,23 +74,22 @@ class FileSources:
         self._agenda = agenda
         self._now = now
         self._owner = owner
-        self._rng = rng
         self._slots: dict[Held, tuple[Slot, ...]] = {}
+        self._states: dict[Held, _State] = {}
         self._held: dict[_Files, Held] = {}
         self._watch = FileWatch()
-        self._flying: dict[Held, Deferred[None]] = {}
-        self._tries: dict[Held, int] = {}
+        self._staging = Staging(stapling, agenda, now, rng, self._take)
 
     def stop(self) -> None:
         """Give up what is under way."""
-        for deferred in list(self._flying.values()):
-            deferred.cancel()
+        for state in self._states.values():
+            state.staged.abandon()
 
     # --- loading ------------------------------------------------------------
 
     def load(self, held: Held) -> Sequence[Slot]:
-        """Return what was loaded and checked."""
-        return self._slots[held]
+        """Return what was loaded and checked; () once the source is not in use any more."""
+        return self._slots.get(held, ())
 
     def open(self, held: Held) -> None:
         """Load the files of a new source; raises CertificateErrors.
@@ -82,11 +97,12 @@ class FileSources:
         A staple that cannot be used is a warning, and the certificate is served without.
         """
         source = _source(held)
-        self._watch.add(source)  # before reading, so that no change between is missed
+        self._watch.note(source)  # before reading, so that no change between is missed
+        state = self._states[held] = _State()
         try:
-            self._put(held, self._read(held))
+            self._put(held, self._read(held, state))
         except CertificateErrors:
-            self._watch.remove(source)
+            self.forget(held)
             raise
         self._held[source] = held
         self._tell_state(held)
@@ -96,94 +112,91 @@ class FileSources:
         self._watch.remove(_source(held))
         self._held.pop(_source(held), None)
         self._slots.pop(held, None)
-        self._tries.pop(held, None)
         self._agenda.discard((Duty.PENDING, held))
-        flying = self._flying.get(held)
-        if flying is not None:
-            flying.cancel()
+        state = self._states.pop(held, None)
+        if state is not None:
+            state.staged.abandon()
 
-    def _read(self, held: Held) -> tuple[Slot, ...]:
+    def _read(self, held: Held, state: _State) -> tuple[Slot, ...]:
         former = {slot.pair.certificate: slot for slot in self._slots.get(held, ())}
         return tuple(
-            self._slot(record, each, pair, former.get(pair.certificate))
+            self._slot(record, each, pair, former.get(pair.certificate), state)
             for record, each, pair in zip(
                 held.records, _source(held), files.load_pairs(_source(held)), strict=True
             )
         )
 
     def _slot(
-        self, record: Record, source: CertificateFiles, pair: KeyPair, former: Slot | None
+        self,
+        record: Record,
+        source: CertificateFiles,
+        pair: KeyPair,
+        former: Slot | None,
+        state: _State,
     ) -> Slot:
-        """Make a slot with the staple of the file, or else the one that was fetched."""
+        """Make a slot with the newer staple of two: that of the file, or one that was fetched."""
+        fetched = self._fetched(record, pair, former, state)
         if source.ocsp is None:
-            return self._fetched(record, pair, former)
+            return fetched
         try:
-            return Slot(pair, files.read_staple(source, pair, self._now()))
+            staple = files.read_staple(source, pair, self._now())
         except OcspError as error:
             if error.kind is Refusal.REVOKED:
                 # Proven by its signature; what said "good" before is refuted.
                 return Slot(pair, None, error)
-            other = self._fetched(record, pair, former)
-            return Slot(pair, other.staple, error, other.until)
+            if is_revoked(fetched):
+                return fetched
+            return Slot(pair, fetched.staple, error, fetched.until)
+        if is_revoked(fetched):
+            # A file that was good before the revocation does not take it back.
+            from_then = state.refuted_from.get(record.index, 0.0)
+            return fetched if staple.this_update.timestamp() < from_then else Slot(pair, staple)
+        if fetched.staple is not None and fetched.staple.this_update > staple.this_update:
+            return Slot(pair, fetched.staple, None, fetched.until)
+        return Slot(pair, staple)
 
-    def _fetched(self, record: Record, pair: KeyPair, former: Slot | None) -> Slot:
+    def _fetched(self, record: Record, pair: KeyPair, former: Slot | None, state: _State) -> Slot:
         if former is not None and former.valid_staple(self._now()) is not None:
             return Slot(pair, former.staple, former.refusal, former.until)
-        return self._stapling.slot(record, pair)
+        slot = self._stapling.slot(record, pair)
+        answer = state.staged.answers.get(pair.certificate)
+        if slot.staple is not None or answer is None or is_revoked(slot):
+            return slot
+        return Slot(pair, answer.valid_staple(self._now()), answer.refusal, answer.until)
 
     def _put(self, held: Held, slots: tuple[Slot, ...]) -> None:
         """Serve these from the next handshake on; raises CertificateErrors."""
         former = self._slots.get(held)
-        self._slots[held] = slots
-        live = held.identity.slots
         if former and all(same(a.pair, b.pair) for a, b in zip(former, slots, strict=True)):
             for old, new in zip(former, slots, strict=True):
                 old.put(new.staple, new.refusal, new.until)
-            self._slots[held] = slots = former
-            if not live:
+            slots = former
+            if not held.identity.slots:
                 held.identity.available()
         else:
             try:
                 held.identity.replace(slots, eager=True)
             except SSL.Error as error:
-                if former is None:
-                    del self._slots[held]
-                else:
-                    self._slots[held] = former
-                raise CertificateErrors(
-                    [CertificateError(_source(held)[0].certificate, openssl_reason(error))]
-                ) from error
+                path = _source(held)[0].certificate
+                raise CertificateErrors([CertificateError(path, openssl_reason(error))]) from error
+            self._slots[held] = slots
         held.learn(slots)
+        state = self._states[held]
         for record in held.records:
+            if not record.revoked:
+                state.refuted_from.pop(record.index, None)
             self._owner.guard(record)
 
     # --- changes ------------------------------------------------------------
 
     def look(self) -> None:
         """Load what has changed on the disk since the last look."""
-        now = self._now().timestamp()
-        self._agenda.put((Duty.WATCH, None), now + INTERVAL)
+        self._agenda.put((Duty.WATCH, None), self._now().timestamp() + INTERVAL)
         for source in self._watch.changed():
             held = self._held[source]
-            if held in self._flying:
-                continue
-            serials = [record.serial for record in held.records]
-            try:
-                self.reload(held)
-            except CertificateErrors as error:
-                if self._watch.failed(source, now):
-                    reason = "; ".join(map(str, error.errors))
-                    tell(
-                        "failed",
-                        LogLevel.error,
-                        what="load",
-                        name=held.records[0].name,
-                        reason=reason,
-                        present="the former one is served on",
-                    )
-                continue
-            if serials != [record.serial for record in held.records]:
-                self._tell_live(held)
+            # A bug that shows with one source must not keep the others from being looked at.
+            with _log.failuresHandled("{name} cannot be looked at", name=held.records[0].name):
+                self._take(held)
 
     def reload(self, held: Held) -> str:
         """Read the files again and serve them; return what is still waited for, or "".
@@ -191,90 +204,124 @@ class FileSources:
         A new certificate goes live with its staple: while that is fetched the former one is
         served. Raises CertificateErrors, and then the former ones stay.
         """
-        slots = self._read(held)
-        known = {slot.pair.certificate for slot in self._slots[held]}
-        for each, slot in zip(_source(held), slots, strict=True):
-            if slot.pair.certificate in known or slot.staple is not None:
-                continue
-            if not why_skipped(slot.pair) and self._is_good(held):
-                self._stage(held)
-                return "the new certificate goes live with its first staple, which is being fetched"
-            if slot.pair.must_staple and self._is_good(held):
-                raise CertificateErrors([_demands(each, slot)])
-        self._watch.loaded(_source(held))
-        self._tries.pop(held, None)
-        self._agenda.discard((Duty.PENDING, held))
+        source, state = _source(held), self._states[held]
+        state.staged.answers.clear()  # whoever asks for it wants another try
+        self._watch.note(source)
+        try:
+            waits = self._load(held, state, None)
+        except CertificateErrors:
+            self._watch.told(source, self._now().timestamp())
+            raise
+        self._watch.used(source)
+        return waits
+
+    def pending(self, held: Held) -> None:
+        """Try again to bring in a certificate that waits for its staple."""
+        state = self._states.get(held)
+        if state is not None:
+            state.staged.answers.clear()
+            self._take(held)
+
+    def revoked(self, record: Record) -> None:
+        """Hear that a certificate in use is revoked: what waits for a staple waits no more."""
+        held = record.held
+        state = self._states[held]
+        since = (self._now() - SKEW).timestamp()
+        state.refuted_from.setdefault(record.index, since)
+        if state.problem:
+            self._agenda.put((Duty.PENDING, held), self._now().timestamp())
+
+    def problem(self, held: Held) -> str:
+        """Say why what lies on the disk is not served, or not yet; "" if it is."""
+        state = self._states.get(held)
+        return "" if state is None else state.problem
+
+    def _take(self, held: Held) -> None:
+        """Serve what the files hold now, if it is whole; what keeps that is told, once."""
+        source, state = _source(held), self._states[held]
+        now = self._now().timestamp()
+        try:
+            self._load(held, state, self._watch.waited(source, now))
+        except CertificateErrors:
+            if self._watch.failed(source, now):
+                ends = min(record.not_after for record in held.records)
+                good = "is served on, good until" if ends > now else "is served on, but ended at"
+                tell(
+                    "failed",
+                    LogLevel.error,
+                    what="load",
+                    name=held.records[0].name,
+                    reason=state.problem,
+                    present=f"the former one {good} {_utc(ends)}",
+                )
+            return
+        if self._watch.used(source) and not state.problem:
+            for record in held.records:
+                _tell_live(record)
+
+    def _load(self, held: Held, state: _State, waited: float | None) -> str:
+        """Serve what the files hold, unless that has to wait: then return what for.
+
+        `waited` is for how many seconds the files were not whole; None: an operator asks.
+        """
+        try:
+            state.problem = self._attempt(held, state, waited)
+        except CertificateErrors as error:
+            state.problem = "; ".join(map(str, error.errors))
+            raise
+        return state.problem
+
+    def _attempt(self, held: Held, state: _State, waited: float | None) -> str:
+        slots = self._read(held, state)
+        if self._is_good(held):
+            staged, new = state.staged, self._new(held, slots)
+            pairs = self._staging.to_fetch(staged, new)
+            if pairs:
+                if self._staging.fetch(held, staged, pairs):
+                    return FETCHING
+                # All was refused at once.
+                slots = self._read(held, state)
+                new = self._new(held, slots)
+            # As with key and certificate, one of them is written first, and then the staple.
+            files_to_come = waited is not None and waited < PATIENCE
+            waits = self._staging.waits(held, staged, new, files_to_come=files_to_come)
+            if waits:
+                return waits
+        before = [(record.serial, record.until) for record in held.records]
         self._put(held, slots)
+        self._agenda.discard((Duty.PENDING, held))
+        state.staged.abandon()
+        state.staged = Staged()
+        self._tell_changes(held, before)
         self._tell_state(held)
         return ""
+
+    def _new(self, held: Held, slots: Sequence[Slot]) -> list[New]:
+        present = {slot.pair.certificate for slot in self._slots[held]}
+        return [
+            (each, slot)
+            for each, slot in zip(_source(held), slots, strict=True)
+            if slot.pair.certificate not in present
+        ]
 
     def _is_good(self, held: Held) -> bool:
         """Whether what is served now may be served for a while longer."""
         now = self._now().timestamp()
         return all(record.not_after > now and not record.revoked for record in held.records)
 
-    def _stage(self, held: Held) -> None:
-        if held in self._flying:
-            return
-        flying = Deferred.fromCoroutine(self._bring(held))
-        if not flying.called:
-            self._flying[held] = flying
-        flying.addBoth(self._staged, held)
+    # --- what is told ---------------------------------------------------------
 
-    def pending(self, held: Held) -> None:
-        """Try again to bring in a certificate that demands a staple."""
-        self._stage(held)
-
-    def _staged(self, result: Failure | None, held: Held) -> None:
-        self._flying.pop(held, None)
-        if isinstance(result, Failure) and not result.check(CancelledError):
-            _log.failure("{name} cannot be brought in", result, name=held.records[0].name)
-
-    async def _bring(self, held: Held) -> None:
-        """Fetch the staples of what lies on the disk, then serve it."""
-        try:
-            slots = list(self._read(held))
-        except CertificateErrors:
-            return  # changed again meanwhile: the next look sees to it
-        known = {slot.pair.certificate for slot in self._slots[held]}
-        for index, slot in enumerate(slots):
-            if slot.staple is not None or slot.pair.certificate in known or why_skipped(slot.pair):
-                continue
-            try:
-                slots[index] = self._stapling.kept(
-                    slot.pair, await self._stapling.fetch_for(slot.pair)
+    def _tell_changes(self, held: Held, before: Sequence[tuple[int, float | None]]) -> None:
+        for record, (serial, until) in zip(held.records, before, strict=True):
+            if record.serial != serial:
+                _tell_live(record)
+            elif record.until not in (None, until):
+                tell(
+                    "stapled",
+                    name=record.name,
+                    serial=f"{record.serial:x}",
+                    until=_utc(record.until or 0.0),
                 )
-            except OcspError as error:
-                if slot.pair.must_staple and self._is_good(held):
-                    self._wait(held, slot.pair, error)
-                    return
-                slots[index] = Slot(slot.pair, None, error)
-        if held.dropped:
-            return
-        try:
-            self._put(held, tuple(slots))
-        except CertificateErrors as error:
-            _log.error("{error}; the former certificate stays", error=str(error))
-            return
-        self._watch.loaded(_source(held))
-        self._tries.pop(held, None)
-        self._tell_live(held)
-        self._tell_state(held)
-
-    def _wait(self, held: Held, pair: KeyPair, error: OcspError) -> None:
-        self._tries[held] = tries = self._tries.get(held, 0) + 1
-        now = self._now().timestamp()
-        retry_after = getattr(error, "retry_after", None)
-        when = schedule.ocsp_failure(now, tries, retry_after, self._rng, None)
-        self._agenda.put((Duty.PENDING, held), when)
-        tell(
-            "failed",
-            LogLevel.error,
-            what="staple of the new certificate, so the former one stays",
-            name=held.records[0].name,
-            must_staple="yes" if pair.must_staple else None,
-            reason=str(error),
-        )
 
     def _tell_state(self, held: Held) -> None:
         """Say what is wrong with what is served now."""
@@ -287,7 +334,12 @@ class FileSources:
             fetched = self._agenda.when((Duty.STAPLE, record)) is not None
             if refusal is None or (refusal.kind is Refusal.NONE and fetched):
                 continue  # it is about to be fetched
-            alarm = slot.pair.must_staple or refusal.kind is Refusal.REVOKED
+            if refusal.kind is Refusal.REVOKED:
+                if not record.revoked:
+                    # Only the file says so: when it says otherwise, that counts.
+                    self._states[held].refuted_from.setdefault(record.index, 0.0)
+                    self._owner.revoked(record, refusal)
+                continue
             if staple is not None and slot.until is not None:
                 tell(
                     "failed",
@@ -297,10 +349,10 @@ class FileSources:
                     reason=str(refusal),
                     present=f"stays until {utc(slot.until)}",
                 )
-            elif alarm or refusal.kind is not Refusal.NONE:
+            elif slot.pair.must_staple or refusal.kind is not Refusal.NONE:
                 tell(
                     "unstapled",
-                    LogLevel.error if alarm else LogLevel.warn,
+                    LogLevel.error if slot.pair.must_staple else LogLevel.warn,
                     name=record.name,
                     must_staple="yes" if slot.pair.must_staple else None,
                     reason=str(refusal),
@@ -308,22 +360,20 @@ class FileSources:
             else:
                 _quiet.debug("{name}: {reason}", name=record.name, reason=str(refusal))
 
-    def _tell_live(self, held: Held) -> None:
-        for record in held.records:
-            tell(
-                "loaded",
-                name=record.name,
-                serial=f"{record.serial:x}",
-                staple="good" if record.until is not None else record.refusal,
-            )
 
-
-def _demands(source: CertificateFiles, slot: Slot) -> CertificateError:
-    return CertificateError(
-        source.certificate,
-        "the new certificate demands a staple (must-staple) and has none, "
-        f"so the former one stays: {slot.refusal}",
+def _tell_live(record: Record) -> None:
+    tell(
+        "loaded",
+        name=record.name,
+        issuer=record.issuer,
+        serial=f"{record.serial:x}",
+        until=_utc(record.not_after),
+        staple="good" if record.until is not None else record.refusal,
     )
+
+
+def _utc(when: float) -> str:
+    return utc(datetime.fromtimestamp(when, UTC))
 
 
 def _source(held: Held) -> _Files:

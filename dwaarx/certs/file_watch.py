@@ -38,7 +38,7 @@ def _of(path: Path) -> tuple[int, int, int] | None:
 class FileWatch:
     """The files of each source as they were when they were last looked at.
 
-    `waiting` sources have changed into something that cannot be loaded: perhaps the pair is
+    `waiting` sources have changed into something that cannot be used: perhaps the pair is
     half-written. They are tried again at each look; after PATIENCE that is told, once.
     """
 
@@ -47,18 +47,17 @@ class FileWatch:
         self._waiting: dict[tuple[CertificateFiles, ...], float] = {}
         self._told: set[tuple[CertificateFiles, ...]] = set()
 
-    def add(self, source: tuple[CertificateFiles, ...]) -> None:
-        """Take the files as they are for what is loaded."""
+    def note(self, source: tuple[CertificateFiles, ...]) -> None:
+        """Take the files as they are for what is going to be read now."""
         self._seen[source] = signature(source)
-        self.loaded(source)
 
     def remove(self, source: tuple[CertificateFiles, ...]) -> None:
         """Look no more at these files."""
         self._seen.pop(source, None)
-        self.loaded(source)
+        self.used(source)
 
     def changed(self) -> list[tuple[CertificateFiles, ...]]:
-        """Return the sources whose files are to be loaded: changed since, or waiting."""
+        """Return the sources whose files are to be read: changed since, or waiting."""
         found = []
         for source, before in self._seen.items():
             now = signature(source)
@@ -67,15 +66,29 @@ class FileWatch:
                 found.append(source)
         return found
 
-    def loaded(self, source: tuple[CertificateFiles, ...]) -> None:
-        """Hear that what the files hold is in use."""
+    def used(self, source: tuple[CertificateFiles, ...]) -> bool:
+        """Hear that the files can be used; return whether it was told that they could not."""
+        told = source in self._told
         self._waiting.pop(source, None)
         self._told.discard(source)
+        return told
+
+    def waited(self, source: tuple[CertificateFiles, ...], now: float) -> float:
+        """Return for how many seconds the files have been waited for."""
+        since = self._waiting.get(source, now)
+        if since > now:  # the clock was set back
+            since = self._waiting[source] = now
+        return now - since
 
     def failed(self, source: tuple[CertificateFiles, ...], now: float) -> bool:
-        """Hear that the files cannot be loaded; return whether it is time to say so, once."""
-        since = self._waiting.setdefault(source, now)
-        if source in self._told or now - since < PATIENCE:
+        """Hear that the files cannot be used; return whether it is time to say so, once."""
+        self._waiting.setdefault(source, now)
+        if source in self._told or self.waited(source, now) < PATIENCE:
             return False
         self._told.add(source)
         return True
+
+    def told(self, source: tuple[CertificateFiles, ...], now: float) -> None:
+        """Hear that the files cannot be used, and that whoever asked was told so."""
+        self._waiting.setdefault(source, now)
+        self._told.add(source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from OpenSSL import SSL
 from twisted.logger import LogLevel
@@ -17,6 +17,10 @@ from dwaarx.certs.pair import KeyPair
 from dwaarx.certs.record import Duty, Held, Key
 from dwaarx.certs.store import Slot, openssl_reason
 from dwaarx.config.model import InternalCertificate
+from dwaarx.words import utc
+
+# Between two renewals of one certificate, at least.
+SOONEST = timedelta(minutes=1)
 
 
 class InternalRenewal:
@@ -26,6 +30,8 @@ class InternalRenewal:
         self._ca = ca
         self._agenda = agenda
         self._now = now
+        # Why the last attempt to renew failed.
+        self._problems: dict[Held, str] = {}
 
     def load(self, held: Held) -> Sequence[Slot]:
         """Read the leaf of a source, or issue it; raises CertificateErrors."""
@@ -34,6 +40,8 @@ class InternalRenewal:
         except CertificateError as error:
             raise CertificateErrors([error]) from error
         held.learn((slot,))
+        if slot.refusal is not None and not held.dropped:
+            self.watch(held, ())
         return (slot,)
 
     def watch(self, held: Held, slots: Sequence[Slot]) -> None:
@@ -41,11 +49,13 @@ class InternalRenewal:
         now = self._now()
         when = now + schedule.RETRY
         if slots and slots[0].refusal is None:
-            when = max(self._due_at(slots[0]), now)
+            # A leaf that ends with its issuer, in minutes, is due as soon as it was made.
+            when = max(self._due_at(slots[0]), now + SOONEST)
         self._agenda.put((Duty.RENEW, held), when.timestamp())
 
     def forget(self, held: Held) -> None:
         """Renew no more."""
+        self._problems.pop(held, None)
         self._agenda.discard((Duty.RENEW, held))
 
     def due(self, held: Held) -> None:
@@ -60,7 +70,19 @@ class InternalRenewal:
                 return
             reason = refusal
         self.watch(held, ())
-        tell("failed", LogLevel.error, what="certificate", name=held.records[0].name, reason=reason)
+        self._problems[held] = reason
+        tell(
+            "failed",
+            LogLevel.error,
+            what="certificate",
+            name=held.records[0].name,
+            reason=reason,
+            next_attempt=utc(self._now() + schedule.RETRY),
+        )
+
+    def problem(self, held: Held) -> str:
+        """Say why the last attempt to renew failed, "" if it did not."""
+        return self._problems.get(held, "")
 
     def renew(self, held: Held) -> None:
         """Bring leaf and staple up to date where they are served; raises CertificateErrors."""
@@ -82,6 +104,7 @@ class InternalRenewal:
             signed = self._signed(pair)
             live[0].put(signed.staple or live[0].valid_staple(self._now()), signed.refusal)
         held.learn(tuple(slots))
+        self._problems.pop(held, None)
         self.watch(held, slots)
         record = held.records[0]
         if former and record.serial != former:
@@ -89,7 +112,11 @@ class InternalRenewal:
 
     def reissue(self, held: Held) -> str:
         """Issue a new leaf now, whatever the present one's age; raises CertificateErrors."""
-        self._ca.forget(_names(held))
+        try:
+            self._ca.issuer()  # without one, what is there has to stay
+            self._ca.forget(_names(held))
+        except CertificateError as error:
+            raise CertificateErrors([error]) from error
         self.renew(held)
         return f"{held.records[0].name}: a new certificate is in use"
 

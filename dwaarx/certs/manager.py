@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import TypeVar
 
 from OpenSSL import SSL
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, gatherResults, succeed
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
 
 from dwaarx.certs import schedule
 from dwaarx.certs.acme.challenges import Challenges
@@ -24,7 +25,7 @@ from dwaarx.certs.agenda import Agenda
 from dwaarx.certs.ari_check import AriCheck
 from dwaarx.certs.crl import Revoked
 from dwaarx.certs.crl_check import CrlCheck, list_of
-from dwaarx.certs.errors import CertificateError, CertificateErrors, OcspError, Refusal
+from dwaarx.certs.errors import AcmeError, CertificateError, CertificateErrors, OcspError, Refusal
 from dwaarx.certs.events import tell
 from dwaarx.certs.fetch import Fetcher
 from dwaarx.certs.file_sources import FileSources
@@ -256,8 +257,10 @@ class CertificateManager(Service):
         for _ in range(min(READS_PER_TICK, len(self._unread))):
             held = self._unread.popleft()
             if not held.dropped:
-                with _log.failuresHandled("{name} cannot be read", name=held.records[0].name):
+                with _log.failuresHandled("{name} cannot be read", name=held.records[0].name) as op:
                     self._read(held)
+                if op.failed:
+                    self._agenda.put((Duty.RENEW, held), (self._now() + schedule.RETRY).timestamp())
         for key in self._agenda.due(self._now().timestamp(), DUTIES_PER_TICK):
             # A bug that shows with one certificate must not end the renewal of all.
             with _log.failuresHandled(
@@ -297,9 +300,12 @@ class CertificateManager(Service):
         source = record.held.source
         own = isinstance(source, tuple) and source[record.index].ocsp is not None
         if own and record.until is not None:
-            # The operator brings staples; the network is asked when they end.
+            # The operator brings staples; the network is asked if the next one is late.
             self.stapling.forget(record)
             self._agenda.put((Duty.END, record), record.until)
+            if record.responders and not record.skip:
+                when = schedule.urgent_from(record.since, record.until)
+                self._agenda.put((Duty.STAPLE, record), when)
         else:
             self.stapling.watch(record)
         self._crl.watch(record)
@@ -364,6 +370,8 @@ class CertificateManager(Service):
         )
         if acme:
             self.renewal.revoked(held)
+        elif isinstance(held.source, tuple):
+            self._files.revoked(record)
 
     def _withdraw(self, signal: Signal) -> None:
         """Staple nothing any more to a certificate that is revoked."""
@@ -391,11 +399,13 @@ class CertificateManager(Service):
         root_error = self._reload_root()
         outcomes = []
         for held in list(self._held.values()):
-            error = self._reload(held, root_error)
+            error, waits = self._reload(held, root_error)
             name = held.records[0].name
             if error:
                 _log.error("{what} is kept as it was: {reason}", what=name, reason=error)
-            outcomes.append(ReloadOutcome(held.source, describe(held, self._now()), error or None))
+            words = describe(held, self._now())
+            words = f"{words}; {waits}" if waits else words
+            outcomes.append(ReloadOutcome(held.source, words, error or None))
         return outcomes
 
     def _reload_root(self) -> str:
@@ -408,47 +418,60 @@ class CertificateManager(Service):
             return str(error)
         return ""
 
-    def _reload(self, held: Held, root_error: str) -> str:
-        """Serve what the files of one source hold now; return why not, or ""."""
+    def _reload(self, held: Held, root_error: str) -> tuple[str, str]:
+        """Serve what the files of one source hold now; return why not, and what is waited for."""
+        waits = ""
         try:
             if isinstance(held.source, tuple):
-                self._files.reload(held)
+                waits = self._files.reload(held)
             elif isinstance(held.source, InternalCertificate):
                 if root_error:
-                    return root_error
+                    return root_error, ""
                 self._internal.renew(held)
             else:
                 self.renewal.reload(held)
         except CertificateErrors as error:
-            return "; ".join(str(each) for each in error.errors)
-        return ""
+            return "; ".join(str(each) for each in error.errors), ""
+        return "", waits
 
     def refresh(self, name: str | None = None) -> Deferred[list[Outcome]]:
         """Fetch the staples of a name, or of all that have a responder; fires with the outcomes.
 
         Raises LookupError if nothing is held for the name.
         """
-        found = [record for record in self._records(name) if record.responders]
-        done = DeferredList([self.stapling.refresh(record) for record in found if not record.skip])
+        waiting: list[Deferred[Outcome]] = []
+        for record in self._records(name):
+            if name is not None and not record.held.read:
+                self._read(record.held)
+            if record.responders and not record.skip:
+                waiting.append(self.stapling.refresh(record))
+            elif name is not None:
+                why = record.skip or "there is no certificate yet"
+                waiting.append(succeed(Outcome(record, f"nobody is asked: {why}", good=False)))
+        done = DeferredList(waiting)
         return done.addCallback(lambda results: [outcome for _, outcome in results])
 
     def renew(self, name: str) -> Deferred[list[str]]:
         """Obtain new certificates for a name now; fires with what came of it, in words.
 
-        Raises LookupError if nothing is held for the name, and CertificateErrors for certificates
-        that come as files or cannot be issued. The Deferred fails with AcmeError.
+        Raises LookupError if nothing is held for the name, and CertificateErrors if all that is
+        comes as files. The Deferred fails with AcmeError, which says what came of each, if any
+        could not be obtained.
         """
         waiting: list[Deferred[str]] = []
+        files: list[CertificateError] = []
         for held in dict.fromkeys(record.held for record in self._records(name)):
             if isinstance(held.source, tuple):
                 path = held.source[0].certificate
                 reason = "is a file of yours: replace it there, and it is taken up by itself"
-                raise CertificateErrors([CertificateError(path, reason)])
-            if isinstance(held.source, InternalCertificate):
-                waiting.append(succeed(self._internal.reissue(held)))
+                files.append(CertificateError(path, reason))
+            elif isinstance(held.source, InternalCertificate):
+                waiting.append(maybeDeferred(self._internal.reissue, held))
             else:
                 waiting.append(self.renewal.renew(held))
-        return gatherResults(waiting)
+        if not waiting:
+            raise CertificateErrors(files)
+        return DeferredList(waiting, consumeErrors=True).addCallback(_all_renewed)
 
     def _records(self, name: str | None) -> list[Record]:
         found = [
@@ -476,9 +499,9 @@ class CertificateManager(Service):
         guards = []
         if record.responders and not record.skip:
             guards.append(f"OCSP {record.responders[0]}")
-        elif isinstance(source, tuple) and source[record.index].ocsp is not None:
-            guards.append(f"OCSP file {source[record.index].ocsp}")
         else:
+            if isinstance(source, tuple) and source[record.index].ocsp is not None:
+                guards.append(f"OCSP file {source[record.index].ocsp}")
             url = list_of(record)
             guards += [f"CRL {url}"] if url is not None else []
         if self._ari.guards(record.held):
@@ -490,11 +513,8 @@ class CertificateManager(Service):
     def _problem(self, record: Record) -> str:
         """Say what else went wrong than stapling."""
         held = record.held
-        if isinstance(held.source, AcmeCertificate):
-            problem = self.renewal.problem(held) or held.identity.unavailable or ""
-            if problem:
-                return problem
-        return self._crl.problem(record)
+        problem = self._part(held).problem(held) or held.identity.unavailable
+        return problem or self._crl.problem(record)
 
     def _next(self, record: Record) -> datetime | None:
         """Return when something is due for a certificate; None if it waits for its files."""
@@ -510,3 +530,14 @@ class CertificateManager(Service):
             keys.append((Duty.CRL, url))
         times = [when for key in keys if (when := self._agenda.when(key)) is not None]
         return datetime.fromtimestamp(min(times), UTC) if times else None
+
+
+def _all_renewed(results: Sequence[tuple[bool, object]]) -> list[str]:
+    """Return what came of each; raises AcmeError if anything failed."""
+    words = [
+        result.getErrorMessage() if isinstance(result, Failure) else str(result)
+        for _, result in results
+    ]
+    if not all(good for good, _ in results):
+        raise AcmeError("\n".join(words))
+    return words

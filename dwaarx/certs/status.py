@@ -15,6 +15,7 @@ from dwaarx.words import utc
 class ReloadOutcome:
     """What became of one source: `description` says what is served now, and with which staple.
 
+    It says also what a new certificate waits for, if that lies on the disk and is not served yet.
     `error` says why the new files are not served and the former certificate stays; None if
     they are.
     """
@@ -32,7 +33,7 @@ class CertificateStatus:
     there is no certificate. `why_not_stapled` is "" if all is well; beside a staple that still
     holds it says why a newer one is not used. `guard` names who would tell of a revocation,
     `problem` what went wrong beside the staple. `next_attempt` is when the manager will next act
-    by itself; None if it waits for a reload.
+    by itself; None if it waits for its files to change.
     """
 
     names: tuple[str, ...]
@@ -57,7 +58,7 @@ def describe(held: Held, now: datetime) -> str:
 
 def _staple_in_words(record: Record, now: float) -> str:
     if not record.known:
-        return "no certificate yet"
+        return _why_not(record)
     good = record.good_until(now)
     if good is None:
         return f"no staple: {record.refusal}"
@@ -86,11 +87,17 @@ def status_of(
         key=record.key,
         source=kind,
         staple="none" if good is None else f"good until {utc(good)}",
-        why_not_stapled=record.refusal if record.known else "there is no certificate yet",
+        why_not_stapled=_why_not(record),
         guard=guard,
         problem=problem,
         next_attempt=next_attempt,
     )
+
+
+def _why_not(record: Record) -> str:
+    if record.known:
+        return record.refusal
+    return "there is no certificate yet" if record.held.read else "it was not looked at yet"
 
 
 def _serial(number: int) -> str:
