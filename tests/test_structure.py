@@ -47,8 +47,9 @@ SANS_IO = {
         "matchers", "placeholders", "router", "site",
     },
     "certs": {
-        "acme.answers", "acme.ari", "acme.problems", "agenda", "crl", "der", "errors", "guard",
-        "http_dates", "matching", "ocsp", "ocsp_request", "pacer", "schedule", "url",
+        "acme.answers", "acme.ari", "acme.problems", "agenda", "crl", "der", "errors",
+        "file_watch", "guard", "http_dates", "matching", "ocsp", "ocsp_request", "pacer",
+        "schedule", "turns", "url",
     },
     "dns": {
         "acl", "answer", "asking", "channel", "doh", "dot", "errors", "message", "policies",

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import stat
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 
@@ -147,7 +148,7 @@ class Storage:
 
     def clear(self) -> None:
         """Remove what writes left behind that were interrupted by a kill; keys are among it."""
-        for path in self.root.glob("*/.*.tmp"):
+        for path in chain(self.root.glob("*/.*.tmp"), self.root.glob("acme/*/.*.tmp")):
             if _TEMPORARY.fullmatch(path.name):
                 try:
                     path.unlink(missing_ok=True)

@@ -180,3 +180,25 @@ def test_what_cannot_be_removed_is_told(tmp_path):
         storage.clear()
     [line] = map(formatEvent, logs)
     assert line == f"{folder}, left by an interrupted write, cannot be removed: Is a directory"
+
+
+def test_what_a_kill_left_of_an_acme_account_is_removed(tmp_path):
+    storage = Storage(tmp_path)
+    storage.write("acme/ca.example/account.json", b"{}")
+    left = tmp_path / "acme" / "ca.example" / ".account.json.0123456789abcdef.tmp"
+    left.write_bytes(b"a key")
+    storage.clear()
+    assert not left.exists()
+    assert storage.names("acme/ca.example") == {"account.json"}
+
+
+def test_moving_and_removing(tmp_path):
+    storage = Storage(tmp_path)
+    storage.write("certificates/a.pem", b"a", modified=1000.0)
+    assert storage.modified("certificates/a.pem") == 1000.0
+    storage.move("certificates/a.pem", "certificates/b.pem")
+    assert storage.names("certificates") == {"b.pem"}
+    storage.remove("certificates/b.pem")
+    storage.remove("certificates/b.pem")  # it is gone already
+    assert storage.names("certificates") == set()
+    assert storage.names("nowhere") == set()
