@@ -36,6 +36,15 @@ _DIRECTORY_LIFETIME = 3600.0
 # than this are forgotten, which costs an attempt.
 _MAX_REMEMBERED = 10_000
 
+# A rate limit may be that of one name, of one domain, or of the account; CAs tell people which,
+# not programs. When it is hit by this many names in a row, no name is tried for a while.
+_LIMITED_NAMES = 3
+
+# For so long: as the CA says, but not longer than the first, since it says so of one name; or the
+# second, if it says nothing. In seconds.
+_LONGEST_PAUSE = 3600.0
+_PAUSE = 900.0
+
 T = TypeVar("T")
 
 Connect = Callable[[AcmeCa, threading.Event], Network]
@@ -64,6 +73,14 @@ class Wish:
     http: bool = True  # whether a CA can reach a listener on port 80
 
 
+@attrs.define
+class _Limits:
+    """The names that a CA put off since it last gave a certificate, by when; and a pause."""
+
+    names: dict[str, float] = attrs.Factory(dict)
+    until: float = 0.0
+
+
 class Authorities:
     """The CAs as all threads know them: directories, accounts, and what came of it before."""
 
@@ -76,6 +93,7 @@ class Authorities:
         self._directories: dict[str, tuple[float, Directory]] = {}
         self._proven_by: dict[tuple[str, str], str] = {}
         self._left_alone: dict[tuple[str, str], float] = {}
+        self._limits: dict[str, _Limits] = {}
 
     def obtain(self, wish: Wish, stop: threading.Event) -> Obtained:
         """Return a certificate of the first CA that gives one; raises AcmeError."""
@@ -97,7 +115,8 @@ class Authorities:
     def _obtain(self, ca: AcmeCa, wish: Wish, stop: threading.Event) -> Obtained:
         key = (wish.certificate.name, ca.directory)
         with closing(self._connect(ca, stop)) as network:
-            later = self._left_alone.get(key, 0.0)
+            limits = self._limits.get(ca.directory, _Limits())
+            later = max(self._left_alone.get(key, 0.0), limits.until)
             if later > network.now():
                 until = utc(datetime.fromtimestamp(later, UTC))
                 raise CaError(f"it wants to be left alone until {until}", later)
@@ -111,11 +130,27 @@ class Authorities:
                     self._proven_by.pop(key, None)
                 if error.retry_after is not None:
                     _remember(self._left_alone, key, error.retry_after)
+                if error.retry_after is not None or error.code == "rateLimited":
+                    self._put_off(ca, wish.certificate.name, error.retry_after, network.now())
                 raise
         self._left_alone.pop(key, None)
+        self._limits.pop(ca.directory, None)
         if kind is not None:
             _remember(self._proven_by, key, kind)
         return Obtained(pair, ca.directory, directory.renewal_info)
+
+    def _put_off(self, ca: AcmeCa, name: str, retry_after: float | None, now: float) -> None:
+        """Note that a CA wants to be asked later; if it says so of one name after another, pause.
+
+        So that a thousand names that are due place a handful of orders that fail in an hour.
+        """
+        known = self._limits.get(ca.directory, _Limits())
+        recent = {each: at for each, at in known.names.copy().items() if at > now - _LONGEST_PAUSE}
+        limits = _Limits({**recent, name: now}, known.until)
+        if len(limits.names) >= _LIMITED_NAMES:
+            later = now + _PAUSE if retry_after is None else retry_after
+            limits.until = max(limits.until, min(later, now + _LONGEST_PAUSE))
+        self._limits[ca.directory] = limits
 
     def _directory(self, ca: AcmeCa, network: Network) -> Directory:
         known = self._directories.get(ca.directory)

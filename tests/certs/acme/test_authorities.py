@@ -192,6 +192,49 @@ def test_a_ca_that_wants_to_wait_is_left_alone(bed: Bed) -> None:
     assert bed.obtain().ca == FIRST.directory
 
 
+def test_a_limit_that_one_name_after_another_hits_is_that_of_the_account(bed: Bed) -> None:
+    """A thousand names that are due place no thousand orders that fail."""
+    bed.settings = AcmeSettings((FIRST,))
+    limited = Answer(429, problem("rateLimited", "Too many").body, {"Retry-After": "86400"})
+    bed.first.script["newOrder"] = [limited] * 1000
+    errors = [bed.fails(f"n{index}.test") for index in range(1000)]
+    assert len(posted(bed.first, "newOrder")) == 3
+    # An hour: it was said of other names than these.
+    assert {error.retry_after for error in errors[3:]} == {bed.stop.now + 3600}
+    assert not any(error.rejected for error in errors)
+    bed.stop.now += 3601
+    bed.first.script["newOrder"] = []
+    assert bed.fails("n0.test").retry_after is not None  # its own limit still holds
+    assert bed.obtain("n3.test").ca == FIRST.directory
+
+
+def test_a_certificate_in_between_shows_that_the_limit_is_not_the_accounts(bed: Bed) -> None:
+    bed.settings = AcmeSettings((FIRST,))
+    limited = Answer(429, problem("rateLimited", "Too many").body)
+    for index in range(9):
+        if index % 3 == 2:
+            bed.obtain(f"n{index}.test")
+        else:
+            bed.first.script["newOrder"] = [limited]
+            bed.fails(f"n{index}.test")
+    bed.first.script["newOrder"] = [limited] * 3
+    now = bed.stop.now
+    errors = [bed.fails(f"m{index}.test") for index in range(4)]
+    # Nobody said until when.
+    assert [error.retry_after for error in errors] == [None, None, None, now + 900]
+
+
+def test_names_that_were_put_off_long_ago_do_not_count(bed: Bed) -> None:
+    bed.settings = AcmeSettings((FIRST,))
+    for index in range(6):
+        bed.first.script["newOrder"] = [
+            Answer(429, problem("rateLimited", "Too many").body, {"Retry-After": "60"})
+        ]
+        bed.fails(f"n{index}.test")
+        bed.stop.now += 2000
+    assert len(posted(bed.first, "newOrder")) == 6
+
+
 def test_when_all_want_to_wait_it_is_the_sooner_one(bed: Bed) -> None:
     limited = problem("rateLimited", "Too many").body
     bed.first.script["newOrder"] = [Answer(429, limited, {"Retry-After": "3600"})]
