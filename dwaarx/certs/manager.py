@@ -264,7 +264,7 @@ class CertificateManager(Service):
         for key in self._agenda.due(self._now().timestamp(), DUTIES_PER_TICK):
             # A bug that shows with one certificate must not end the renewal of all.
             with _log.failuresHandled(
-                "what was due cannot be done: {duty}", duty=key[0].value
+                "cannot {duty}: {what}", duty=key[0].value, what=_subject(key)
             ) as op:
                 self._do(key)
             if op.failed:
@@ -541,3 +541,11 @@ def _all_renewed(results: Sequence[tuple[bool, object]]) -> list[str]:
     if not all(good for good, _ in results):
         raise AcmeError("\n".join(words))
     return words
+
+
+def _subject(key: Key) -> str:
+    """Name what a duty is about."""
+    about = key[1]
+    if isinstance(about, Held):
+        about = about.records[0]
+    return about.name if isinstance(about, Record) else about or "all"

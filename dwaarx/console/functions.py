@@ -150,7 +150,7 @@ class Console:
         return Report("\n".join(reloaded) or "there are no certificates")
 
     def refreshOCSP(self, name: str | None = None) -> Deferred[Report]:
-        """Fetch new OCSP staples now: of a name's certificates, or of all that have a responder.
+        """Fetch new OCSP staples now, for one name or for all certificates.
 
         name   a name of the certificate, or the path of its file; None for all
 
@@ -231,11 +231,12 @@ class Console:
     # --- functions that show ----------------------------------------------------
 
     def showCertificates(self) -> Table:
-        """Show each certificate, its staple, why it is not stapled if it is not, and its guard.
+        """Show each certificate, its staple or why it has none, and what comes next.
 
         "guard" is who would tell that the certificate is revoked or to be renewed early: the
         OCSP responder, the CRL, ACME's renewal information (ARI). "problem" is what went wrong
-        beside the staple, and "next attempt" when dwaarx acts again by itself.
+        beside the staple: also why newer files are not served yet. "next attempt" is when dwaarx
+        acts again by itself; it looks at files every few seconds.
         """
         return Table(
             (

@@ -1,13 +1,19 @@
 """The functions, with a frontend that only notes what it is asked."""
 
 import re
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.x509 import ocsp
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 
-from dwaarx.certs.errors import CertificateError, OcspError
+from dwaarx.certs.errors import AcmeError, CertificateError, CertificateErrors, OcspError
+from dwaarx.certs.record import Held
+from dwaarx.certs.stapling import Outcome
 from dwaarx.certs.status import CertificateStatus, ReloadOutcome
 from dwaarx.config.model import Address, CertificateFiles
 from dwaarx.console.evaluate import evaluate, fresh
@@ -20,9 +26,12 @@ NAMES = [
     "generateOCSPResponse",
     "reloadAllCertificates",
     "reloadConfig",
+    "refreshOCSP",
+    "renewCertificate",
     "addTLSLocal",
     "addDOHLocal",
     "showCertificates",
+    "showOCSPCounters",
     "showTLSFrontends",
     "showDOHFrontends",
     "showServers",
@@ -34,6 +43,12 @@ NAMES = [
 
 class Manager:
     outcomes: tuple = ()
+    refreshed: tuple = ()
+
+    def __init__(self):
+        self.asked = []
+        self.renewed = Deferred()
+        self.stapling = SimpleNamespace(counts=Counter(good=3, unreachable=1))
 
     def reload(self):
         return list(self.outcomes)
@@ -49,9 +64,24 @@ class Manager:
                 source="files /dns.pem",
                 staple="none",
                 why_not_stapled="the response has expired",
+                guard="OCSP http://ocsp.test",
+                problem="/dns.key: is not the key of the certificate in /dns.pem",
                 next_attempt=None,
             )
         ]
+
+    def refresh(self, name):
+        if name not in (None, "dns.test"):
+            raise LookupError(f"there is no certificate for {name}")
+        self.asked.append(name)
+        return succeed(list(self.refreshed))
+
+    def renew(self, name):
+        if name == "unknown.test":
+            raise LookupError(f"there is no certificate for {name}")
+        if name == "files.test":
+            raise CertificateErrors([CertificateError(Path("/dns.pem"), "is a file of yours")])
+        return self.renewed
 
 
 class Forwarder:
@@ -265,6 +295,66 @@ def test_add_doh_local(call, frontend):
     ]
 
 
+# --- staples and certificates -------------------------------------------------------
+
+
+def outcome(name, words, good):
+    source = (CertificateFiles(Path(name), Path("/k")),)
+    return Outcome(Held(source).records[0], words, good)
+
+
+def came(deferred):
+    """What a function gave later: its value, or what its error says."""
+    results = []
+    deferred.addBoth(results.append)
+    [result] = results
+    return str(result.value) if isinstance(result, Failure) else repr(result)
+
+
+def test_refresh_of_all(call, frontend):
+    assert came(call("refreshOCSP()")) == "no certificate has an OCSP responder"
+    frontend.manager.refreshed = (outcome("/a.pem", "stapled, good until then", True),)
+    assert came(call("refreshOCSP()")) == "files /a.pem: stapled, good until then"
+    assert frontend.manager.asked == [None, None]
+
+
+def test_a_refresh_that_fails_is_an_error_that_names_all(call, frontend):
+    frontend.manager.refreshed = (
+        outcome("/a.pem", "stapled, good until then", True),
+        outcome("/b.pem", "http://ocsp.test: it did not answer", False),
+    )
+    assert came(call("refreshOCSP('dns.test')")).splitlines() == [
+        "1 of 2 could not be refreshed",
+        "files /b.pem: http://ocsp.test: it did not answer",
+        "files /a.pem: stapled, good until then",
+    ]
+    assert frontend.manager.asked == ["dns.test"]
+
+
+@pytest.mark.parametrize("function", ["refreshOCSP", "renewCertificate"])
+def test_a_name_that_no_certificate_has(call, function):
+    error = fails(call, f"{function}('unknown.test')")
+    assert error == "ConsoleError: there is no certificate for unknown.test"
+
+
+def test_renewal_waits_until_the_certificate_is_in_use(call, frontend):
+    deferred = call("renewCertificate('dns.test')")
+    assert not deferred.called
+    frontend.manager.renewed.callback(["dns.test: good until then", "internal dns.test: done"])
+    assert came(deferred) == "dns.test: good until then\ninternal dns.test: done"
+
+
+def test_a_renewal_that_fails_says_why(call, frontend):
+    deferred = call("renewCertificate('dns.test')")
+    frontend.manager.renewed.errback(AcmeError("dns.test: the CA says no"))
+    assert came(deferred) == "dns.test: the CA says no"
+
+
+def test_files_are_not_renewed(call):
+    error = fails(call, "renewCertificate('files.test')")
+    assert error == "CertificateErrors: /dns.pem: is a file of yours"
+
+
 @pytest.mark.parametrize("function", ["addTLSLocal", "addDOHLocal"])
 def test_an_unknown_option_is_refused_and_nothing_is_added(call, frontend, function):
     error = fails(call, f"{function}('::1', '/a', '/k', options={{'ocspResponse': ['/r']}})")
@@ -279,9 +369,17 @@ def test_show_certificates(call):
     [row] = call("showCertificates()")
     assert row["names"] == ("dns.test", "*.dns.test")
     assert row["why not stapled"] == "the response has expired"
+    assert row["guard"] == "OCSP http://ocsp.test"
+    assert row["problem"].startswith("/dns.key: is not the key")
+    assert row["next attempt"] is None
     text = repr(call("showCertificates()"))
     for word in ("dns.test, *.dns.test", "CN=Test CA", "1f", "2027-01-01", "ECDSA P-256"):
         assert word in text
+
+
+def test_show_ocsp_counters(call):
+    rows = [(row["outcome"], row["count"]) for row in call("showOCSPCounters()")]
+    assert rows == [("good", 3), ("unreachable", 1)]
 
 
 def test_show_frontends(call):
