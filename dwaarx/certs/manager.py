@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import TypeVar
@@ -63,6 +64,15 @@ TICK = 0.2
 DUTIES_PER_TICK = 20
 READS_PER_TICK = 16
 
+# Of the duties that are due, this many are looked at in one turn: most of a hundred thousand that
+# are due at once only take their place in the queue of a responder, and others must not wait for
+# them.
+LOOKS_PER_TICK = 500
+
+# How many files of staples are looked at in one turn once all certificates were read: those of
+# certificates that are no longer in use go.
+SWEEPS_PER_TICK = 200
+
 # How many sources are read while they are acquired, so that a small service has looked at all
 # of its own before it answers. The others follow in the loop, or at their first handshake.
 READ_AT_ONCE = 200
@@ -108,7 +118,7 @@ class CertificateManager(Service):
         self._issuer = issuer or Issuer(reactor, storage, self.challenges)
         self._agenda: Agenda[Key] = Agenda()
         self._signals = Signals()
-        client = OcspClient(self._fetcher, now)
+        client = OcspClient(self._fetcher, now, reactor, lambda: self._options.timeout)
         store = StapleStore(self.overlay, now)
         self.stapling = Stapling(client, store, self._agenda, reactor, now, self, rng)
         self._ari = AriCheck(self._fetcher, self.overlay, self._agenda, now, self, rng)
@@ -120,17 +130,22 @@ class CertificateManager(Service):
         self._files = FileSources(self.stapling, self._agenda, now, self, rng)
         self._cache = ContextCache(DEFAULT_CACHE)
         self._held: dict[CertificateSource, Held] = {}
-        # What was acquired and not read yet.
+        # What was acquired and not read yet, or is to be judged by other options.
         self._unread: deque[Held] = deque()
+        self._sweep = self.stapling.store.sweep(lambda: self._options.max_age)
         self._loop = LoopingCall(self._tick)
         self._loop.clock = reactor
 
     def configure(self, options: OcspOptions, cache: int, http: bool) -> None:
         """Take the options of a Dwaarfile; they hold from the next request and handshake on.
 
+        `max_age` and `refresh` are applied to the staples there are as well, by and by.
         `http` says whether there is a plain port that answers CAs (http-01).
         """
         self._issuer.http_available = http
+        former = self._options
+        if (options.max_age, options.refresh) != (former.max_age, former.refresh):
+            self._unread.extend(held for held in self._held.values() if held.read)
         self._options = self.stapling.options = options
         self._cache.set_limit(cache)
 
@@ -151,6 +166,7 @@ class CertificateManager(Service):
             self._loop.stop()
         for part in (self.renewal, self.stapling, self._ari, self._crl, self._files):
             part.stop()
+        self._sweep.close()
         self._fetcher.close()
         Service.stopService(self)
         return self._issuer.stop()
@@ -251,29 +267,53 @@ class CertificateManager(Service):
             for record in held.records:
                 self.guard(record)
 
+    def _judge(self, held: Held) -> None:
+        """Apply options that have changed to the staples that were fetched for a source."""
+        source = held.source
+        if isinstance(source, InternalCertificate):
+            return
+        try:
+            slots = held.identity.read()
+        except CertificateErrors:
+            return  # told when it was read, and again when it is renewed
+        for record, slot in zip(held.records, slots, strict=False):
+            if not isinstance(source, tuple) or source[record.index].ocsp is None:
+                self.stapling.judge(record, slot)
+
     # --- the loop -----------------------------------------------------------
 
     def _tick(self) -> None:
         for _ in range(min(READS_PER_TICK, len(self._unread))):
             held = self._unread.popleft()
             if not held.dropped:
+                judged = held.read  # before, and now by other options
                 with _log.failuresHandled("{name} cannot be read", name=held.records[0].name) as op:
-                    self._read(held)
-                if op.failed:
+                    (self._judge if judged else self._read)(held)
+                if op.failed and not judged:
                     self._agenda.put((Duty.RENEW, held), (self._now() + schedule.RETRY).timestamp())
-        for key in self._agenda.due(self._now().timestamp(), DUTIES_PER_TICK):
+        if not self._unread:
+            for _ in islice(self._sweep, SWEEPS_PER_TICK):
+                pass
+        now = self._now().timestamp()
+        done = 0
+        for _ in range(LOOKS_PER_TICK):
+            due = self._agenda.due(now, 1) if done < DUTIES_PER_TICK else []
+            if not due:
+                break
+            [key] = due
             # A bug that shows with one certificate must not end the renewal of all.
             with _log.failuresHandled(
                 "cannot {duty}: {what}", duty=key[0].value, what=_subject(key)
             ) as op:
-                self._do(key)
+                done += self._do(key)
             if op.failed:
                 self._agenda.put(key, (self._now() + schedule.RETRY).timestamp())
 
-    def _do(self, key: Key) -> None:
+    def _do(self, key: Key) -> bool:
+        """Do what is due; return whether it took any time."""
         match key:
             case (Duty.STAPLE, Record() as record):
-                self.stapling.due(record)
+                return self.stapling.due(record)
             case (Duty.END, Record() as record):
                 self._ended(record)
             case (Duty.RENEW, Held() as held) if isinstance(held.source, AcmeCertificate):
@@ -294,6 +334,7 @@ class CertificateManager(Service):
                 now = self._now().timestamp()
                 self._agenda.put((Duty.FLUSH, None), now + FLUSH_INTERVAL)
                 self.overlay.flush()
+        return True
 
     def guard(self, record: Record) -> None:
         """Put a certificate's staple and revocation on the agenda, by what was read of it."""

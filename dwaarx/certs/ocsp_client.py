@@ -8,7 +8,9 @@ from typing import Protocol
 
 import attrs
 from cryptography import x509
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from dwaarx.certs.errors import FetchError, FetchFailure, OcspError, Refusal
 from dwaarx.certs.fetch import Fetched
@@ -55,11 +57,22 @@ class Answer:
 
 
 class OcspClient:
-    """Asks responders through `fetcher`; `now` gives the time, with its zone."""
+    """Asks responders through `fetcher`; `now` gives the time, with its zone.
 
-    def __init__(self, fetcher: Fetcher, now: Callable[[], datetime]) -> None:
+    `timeout` gives the seconds that one responder has in all, by GET and by POST.
+    """
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        now: Callable[[], datetime],
+        clock: IReactorTime,
+        timeout: Callable[[], float],
+    ) -> None:
         self._fetcher = fetcher
         self._now = now
+        self._clock = clock
+        self._timeout = timeout
         # In the order in which they were found out, so that the oldest goes first.
         self._post_only: dict[str, None] = {}
 
@@ -72,9 +85,20 @@ class OcspClient:
         application/ocsp-response), as long as `verify` finds it good. A responder that does not
         understand GET (an error of HTTP without a time to come back, an answer that is none) is
         asked once more by POST, and only by POST from then on if that helped: two requests at
-        most. Fails with OcspError or FetchError; both are said of the POST if there was one.
+        most, and one deadline over both. Fails with OcspError or FetchError; both are said of the
+        POST if there was one.
         """
-        return Deferred.fromCoroutine(self._ask(certificate, issuer, responder))
+        seconds = self._timeout()
+
+        def late(result: Answer | Failure, _: float) -> Answer | Failure:
+            if isinstance(result, Failure) and result.check(CancelledError):
+                reason = f"{responder} did not answer within {seconds:g} s"
+                raise FetchError(FetchFailure.TIMEOUT, reason)
+            return result
+
+        # Set after the fetcher has set its own, which says what it was that took so long.
+        asked = Deferred.fromCoroutine(self._ask(certificate, issuer, responder))
+        return asked.addTimeout(seconds, self._clock, onTimeoutCancel=late)
 
     async def _ask(
         self, certificate: x509.Certificate, issuer: x509.Certificate, responder: str

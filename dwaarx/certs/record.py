@@ -52,6 +52,7 @@ class Record:
     fetched, "" if one is. `until` is when the staple may be sent no more (None: there is none),
     `refusal` why there is none or the newer one is not used. `failures` counts the attempts to
     fetch a staple that failed since the last good one. `revoked` says who revoked it and why.
+    `since` is when the staple was made; of one that is revoked, when a responder said so.
     """
 
     __slots__ = (
@@ -140,9 +141,11 @@ class Record:
         staple = slot.staple
         self.refusal = "" if slot.refusal is None else str(slot.refusal)
         self.until = None if slot.until is None else slot.until.timestamp()
-        self.since = 0.0 if staple is None else staple.this_update.timestamp()
         if staple is not None:
+            self.since = staple.this_update.timestamp()
             self.revoked = ""  # who revoked it was heard, and is refuted
+        elif not self.revoked:
+            self.since = 0.0
 
     def good_until(self, now: float) -> datetime | None:
         """Return the end of the staple, if it may still be sent; now is POSIX time."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime, timedelta
 
 import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.logger import Logger
 
 from dwaarx.certs import ocsp
 from dwaarx.certs.errors import OcspError, Refusal
@@ -16,6 +19,15 @@ from dwaarx.certs.ocsp import Staple
 from dwaarx.certs.overlay import Overlay
 from dwaarx.certs.pair import KeyPair
 from dwaarx.words import reason_of, utc
+
+_log = Logger()
+
+_FOLDER = "ocsp"
+_NAME = re.compile(r"[0-9a-f]{64}\.der")
+
+# How long a file is kept that is too old to be sent, in seconds: a month, in which an operator
+# may raise `max_age`, or take a certificate into use again.
+KEPT = 30 * 86400.0
 
 
 @attrs.frozen
@@ -60,7 +72,7 @@ class StapleStore:
         path = self._overlay.storage.path(name)
         try:
             data = self._overlay.read(name)
-            at = datetime.fromtimestamp(self._overlay.modified(name), UTC)
+            modified = self._overlay.modified(name)
         except FileNotFoundError as error:
             raise OcspError(Refusal.NONE, "no response was fetched yet") from error
         except OSError as error:
@@ -71,7 +83,9 @@ class StapleStore:
             staple = verified(data, pair, now)
         except OcspError as error:
             raise OcspError(error.kind, f"{path}: {error.reason}") from error
-        return Fetched(staple, min(at, now))  # a file of the future is as old as can be known
+        # A file's time can be anything. One of the future is as old as can be known: from now.
+        at = datetime.fromtimestamp(max(min(modified, now.timestamp()), 0.0), UTC)
+        return Fetched(staple, at)
 
     def save(self, pair: KeyPair, staple: Staple) -> Fetched:
         """Keep a staple that was fetched and verified now."""
@@ -83,6 +97,26 @@ class StapleStore:
         """Remove the staple of a certificate that is revoked, or no longer in use."""
         self._overlay.remove(_name(certificate))
 
+    def sweep(self, max_age: Callable[[], float]) -> Generator[None]:
+        """Remove the files that nobody has used for long; one is looked at for each `next`.
+
+        They are of certificates that were replaced, or are no longer in use: what is in use is
+        written again and again, and not sent when it is older than `max_age` seconds.
+        """
+        oldest = self._now().timestamp() - max_age() - KEPT
+        try:
+            with os.scandir(self._overlay.storage.path(_FOLDER)) as entries:
+                for entry in entries:
+                    yield
+                    name = f"{_FOLDER}/{entry.name}"
+                    if _NAME.fullmatch(entry.name) and entry.stat().st_mtime < oldest:
+                        self._overlay.remove(name)
+        except FileNotFoundError:
+            return  # there are none yet; or one was removed just now: the rest another time
+        except OSError as error:
+            folder = str(self._overlay.storage.path(_FOLDER))
+            _log.warn("{path} cannot be swept: {reason}", path=folder, reason=reason_of(error))
+
 
 def _name(certificate: x509.Certificate) -> str:
-    return f"ocsp/{hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()}.der"
+    return f"{_FOLDER}/{hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()}.der"

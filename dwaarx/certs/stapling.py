@@ -21,7 +21,7 @@ from dwaarx.certs.errors import CertificateErrors, FetchError, FetchFailure, Ocs
 from dwaarx.certs.events import tell
 from dwaarx.certs.ocsp_client import Answer, OcspClient
 from dwaarx.certs.ocsp_request import responders
-from dwaarx.certs.pacer import Pacer
+from dwaarx.certs.pacer import HORIZON, Pacer
 from dwaarx.certs.pair import KeyPair
 from dwaarx.certs.record import Duty, Key, Record, host_of, why_skipped
 from dwaarx.certs.staple_store import StapleStore
@@ -31,6 +31,13 @@ from dwaarx.config.model import OcspOptions
 from dwaarx.words import utc
 
 _log = Logger()
+
+# How long a request waits among those of its responder when something else waits for it (a
+# certificate that is to go live, a request to a responder that failed). In seconds.
+LONGEST_TURN = 60.0
+
+_GONE = "the certificate is no longer in use"
+_STOPPING = "the service is stopping"
 
 
 class UnansweredError(OcspError):
@@ -83,60 +90,107 @@ class Stapling:
         self._pacer = Pacer()
         self._turns = Turns(agenda, self._pacer)
         self._flying: dict[Record, Deferred[Outcome]] = {}
+        self._waiting: dict[Record, list[Deferred[Outcome]]] = {}  # who asked on the console
 
     def stop(self) -> None:
         """Give up what is under way."""
         for deferred in list(self._flying.values()):
             deferred.cancel()
+        for record in list(self._waiting):
+            self._answer(Outcome(record, _STOPPING, good=False))
 
     # --- when ---------------------------------------------------------------
 
     def watch(self, record: Record) -> None:
         """Put a certificate's next fetch on the agenda, by the staple that it has."""
-        self.forget(record)
+        key = (Duty.STAPLE, record)
         if record.skip or not record.responders:
+            self.forget(record)
             return
-        now = self._now().timestamp()
-        when = now
-        if record.good_until(now) is not None and record.until is not None:
+        if record in self._flying:
+            return  # it puts itself on the agenda when it is done
+        if record.failures and self._agenda.when(key) is not None:
+            self._notice_end(record)
+            return  # its responders are left alone for as long as was settled then
+        self._turns.forget(key)
+        when = now = self._now().timestamp()
+        good = record.good_until(now) is not None
+        if good and record.until is not None and record not in self._waiting:
             when = schedule.ocsp_success(
                 now, record.since, record.until, None, self.options.refresh, self._rng
             )
-        self._agenda.put((Duty.STAPLE, record), when)
+        self._plan(record, when)
 
     def forget(self, record: Record) -> None:
-        """Take a certificate off the agenda."""
+        """Take a certificate off the agenda; no staple is fetched for it any more."""
         self._turns.forget((Duty.STAPLE, record))
         self._agenda.discard((Duty.END, record))
+        if record not in self._flying:
+            words = _GONE if record.held.dropped else record.skip or "its staple is not fetched"
+            self._answer(Outcome(record, words, good=False))
 
-    def due(self, record: Record) -> None:
-        """Fetch a staple that is due, or put it behind the others of its responder."""
+    def due(self, record: Record) -> bool:
+        """Fetch a staple that is due, or put it behind the others of its responder.
+
+        Returns whether it is being fetched; the other takes no time.
+        """
         if record in self._flying:
-            return  # it puts itself on the agenda when it is done
+            return False  # it puts itself on the agenda when it is done
+        if record.skip or not record.responders:
+            self.forget(record)  # another certificate was found when a handshake wanted it
+            return False
+        self._notice_end(record)
         now = self._now().timestamp()
         host = host_of(record.responders[0])
-        if self._turns.may_go((Duty.STAPLE, record), host, now, urgent=record.urgent(now)):
-            self._start(record, placed=True)
+        if not self._turns.may_go((Duty.STAPLE, record), host, now, urgent=record.urgent(now)):
+            return False
+        self._start(record)
+        return True
 
     def refresh(self, record: Record) -> Deferred[Outcome]:
-        """Fetch a staple now; fires, and never fails, with what came of it."""
-        flying = self._flying.get(record)
-        if flying is None:
-            self.forget(record)
-            flying = self._start(record, placed=False)
+        """Fetch a staple as soon as its responder may be asked, whenever it was due.
+
+        Fires, and never fails, with what came of it.
+        """
+        key = (Duty.STAPLE, record)
         waiting: Deferred[Outcome] = Deferred()
-
-        def done(outcome: Outcome) -> Outcome:
-            waiting.callback(outcome)
-            return outcome
-
-        flying.addCallback(done)
+        if record in self._waiting:
+            self._waiting[record].append(waiting)  # asked for already
+            return waiting
+        self._waiting[record] = [waiting]
+        if record not in self._flying and not self._turns.is_placed(key):
+            self._agenda.put(key, self._now().timestamp())
         return waiting
+
+    def judge(self, record: Record, slot: Slot) -> None:
+        """Apply options that have changed to a fetched staple, and to the time of the next."""
+        judged = self.slot(record, slot.pair)
+        expired = judged.refusal is not None and judged.refusal.kind is Refusal.EXPIRED
+        if judged.staple is not None or (expired and slot.staple is not None):
+            slot.put(judged.staple, judged.refusal, judged.until)
+            record.stapled(slot)
+        self.watch(record)
+
+    def _plan(self, record: Record, when: float) -> None:
+        """Ask for the next staple then; that the present one ends is noticed if it ends before."""
+        self._agenda.put((Duty.STAPLE, record), when)
+        if record.until is not None and (record.failures or when >= record.until):
+            self._notice_end(record)
+        else:
+            self._agenda.discard((Duty.END, record))
+
+    def _notice_end(self, record: Record) -> None:
+        """Put the end of the present staple on the agenda, until there is a newer one."""
+        if record.until is not None:
+            self._agenda.put((Duty.END, record), record.until)
 
     def ended(self, record: Record) -> None:
         """Say once that a staple may not be sent any more."""
         now = self._now().timestamp()
-        if record.until is None or now < record.until:
+        if record.until is None:
+            return
+        if now < record.until:
+            self._notice_end(record)  # the clock was set back
             return
         if not record.refusal:
             ended = utc(datetime.fromtimestamp(record.until, UTC))
@@ -162,12 +216,16 @@ class Stapling:
         assert pair.issuer is not None
         problems: list[str] = []
         kind = Refusal.UNREACHABLE
-        later: list[float] = []
+        # When those that may be asked at all want to be asked again; None if they did not say.
+        later: list[float | None] = []
         for responder in responders:
             host = host_of(responder)
-            asked_later: float | None = None
             if not placed:
-                await self._turn(host, urgent=urgent)
+                at = await self._turn(host, urgent=urgent)
+                if at is not None:
+                    problems.append(f"{responder}: {host} is not to be asked now")
+                    later.append(at)
+                    continue
             placed = False
             try:
                 answer = await self._client.ask(pair.certificate, pair.issuer, responder)
@@ -178,59 +236,83 @@ class Stapling:
                     raise
                 kind = error.kind
                 problems.append(f"{responder}: {error}")
+                later.append(None)
+                if kind is Refusal.UNKNOWN:
+                    self._pacer.succeeded(host)  # it works, and is asked about others
+                else:
+                    self._pacer.failed(host)
             except FetchError as error:
                 self.counts[error.kind.name.lower()] += 1
                 problems.append(f"{responder}: {error}")
-                asked_later = error.retry_after
-                if asked_later is not None:
-                    later.append(asked_later)
-                if error.kind is FetchFailure.REFUSED:
-                    continue  # nobody was asked
+                if error.kind is not FetchFailure.REFUSED:  # then nobody was asked
+                    later.append(error.retry_after)
+                    self._pacer.failed(host, error.retry_after)
             else:
                 self._pacer.succeeded(host)
                 self.counts["good"] += 1
                 return answer
-            self._pacer.failed(host, asked_later)
         # The first of them to be ready again is reason enough to ask.
-        wait = min(later) if len(later) == len(responders) else None
+        waits = [at for at in later if at is not None]
+        wait = min(waits) if waits and len(waits) == len(later) else None
         raise UnansweredError(kind, "; ".join(problems), wait)
 
     async def fetch_for(self, pair: KeyPair) -> Answer:
         """Fetch the staple that a new certificate goes live with; raises OcspError."""
         return await self.fetch(pair, responders(pair.certificate), urgent=True)
 
-    async def _turn(self, host: str, *, urgent: bool) -> None:
+    async def _turn(self, host: str, *, urgent: bool) -> float | None:
+        """Wait until a host may be asked; return when to come again if that is a long time."""
         now = self._now().timestamp()
-        delay = self._pacer.slot(host, now, urgent) - now
-        if delay > 0:
-            await deferLater(self._clock, delay)
+        longest = now + LONGEST_TURN
+        while (at := self._pacer.slot(host, now, urgent)) <= longest:
+            if at > now:
+                await deferLater(self._clock, at - now)
+            if at - now <= HORIZON:
+                return None
+            now = self._now().timestamp()
+        return at
 
-    def _start(self, record: Record, *, placed: bool) -> Deferred[Outcome]:
-        flying = Deferred.fromCoroutine(self._refresh(record, placed=placed))
+    def _start(self, record: Record) -> None:
+        flying = Deferred.fromCoroutine(self._refresh(record))
         if not flying.called:
             self._flying[record] = flying
-        return flying.addBoth(self._finished, record)
+        flying.addBoth(self._finished, record)
 
-    def _finished(self, result: Outcome | Failure, record: Record) -> Outcome:
+    def _finished(self, result: Outcome | Failure, record: Record) -> None:
         self._flying.pop(record, None)
         if not isinstance(result, Failure):
-            return result
-        # Cancelled at the stop; or an error of our own, which must not end all refreshing.
+            self._answer(result)
+            return
+        words = _STOPPING
         if not result.check(CancelledError):
+            # An error of our own, which must not end all refreshing.
             _log.failure("the staple of {name} cannot be fetched", result, name=record.name)
-        self._agenda.put((Duty.STAPLE, record), self._failed_until(record, None))
-        return Outcome(record, f"given up: {result.getErrorMessage()}", good=False)
+            record.failures += 1
+            words = f"given up: {result.getErrorMessage()}"
+        if not record.held.dropped:
+            self._plan(record, self._failed_until(record, None))
+        self._answer(Outcome(record, words, good=False))
 
-    async def _refresh(self, record: Record, *, placed: bool) -> Outcome:
+    def _answer(self, outcome: Outcome) -> None:
+        """Tell those who wait on the console."""
+        for waiting in self._waiting.pop(outcome.record, ()):
+            waiting.callback(outcome)
+
+    async def _refresh(self, record: Record) -> Outcome:
         now = self._now().timestamp()
         try:
-            slot = record.held.identity.read()[record.index]
+            slots = record.held.identity.read()
         except CertificateErrors as error:
             return self._failure(record, None, OcspError(Refusal.NO_ISSUER, str(error)))
-        pair = slot.pair
+        if not slots:
+            reason = "the certificate is not there any more"
+            return self._failure(record, None, OcspError(Refusal.NO_ISSUER, reason))
+        pair = slots[record.index].pair
+        if why_skipped(pair):
+            return self._gone(record)  # another one, as was found by reading it
         urgent = record.urgent(now)
         try:
-            answer = await self.fetch(pair, record.responders, urgent=urgent, placed=placed)
+            answer = await self.fetch(pair, record.responders, urgent=urgent, placed=True)
         except OcspError as error:
             if self._is_gone(record, pair):
                 return self._gone(record)
@@ -247,12 +329,19 @@ class Stapling:
 
     def _gone(self, record: Record) -> Outcome:
         """Turn to the certificate that took the place of the one that was asked about."""
-        if not record.held.dropped and self._agenda.when((Duty.STAPLE, record)) is None:
-            self.watch(record)  # it was due, and found this one under way
-        return Outcome(record, "the certificate is no longer in use", good=False)
+        if record.held.dropped:
+            return Outcome(record, _GONE, good=False)
+        self._flying.pop(record, None)
+        self.watch(record)
+        good = record.good_until(self._now().timestamp()) is not None
+        return Outcome(record, "the certificate was replaced meanwhile", good=good)
 
     def _success(self, record: Record, pair: KeyPair, answer: Answer) -> Outcome:
         staple = answer.staple
+        if record.revoked and staple.this_update.timestamp() <= record.since:
+            # Caches on the way have it still; it is refuted.
+            reason = f"it is older than what was heard before: {record.revoked}"
+            return self._failure(record, pair, OcspError(Refusal.EXPIRED, reason))
         kept = self.kept(pair, answer)
         slot = live_slot(record, pair)
         if slot is not None:
@@ -271,8 +360,7 @@ class Stapling:
             self.options.refresh,
             self._rng,
         )
-        self._agenda.put((Duty.STAPLE, record), when)
-        self._agenda.discard((Duty.END, record))
+        self._plan(record, when)
         return Outcome(record, f"stapled, good until {utc(staple.end)}", good=True)
 
     # --- slots --------------------------------------------------------------
@@ -284,15 +372,19 @@ class Stapling:
         skipped = why_skipped(pair)
         if skipped:
             return Slot(pair, None, OcspError(Refusal.NONE, skipped))
+        # Why there is no newer one is not forgotten when a handshake has it read again.
+        failed = record.failures and record.serial == pair.certificate.serial_number
+        newer = OcspError(Refusal.UNREACHABLE, record.refusal) if failed else None
         try:
             fetched = self.store.load(pair)
         except OcspError as error:
-            return Slot(pair, None, error)
+            none = error.kind is Refusal.NONE
+            return Slot(pair, None, newer if none and newer is not None else error)
         until = fetched.until(self.options.max_age)
         if until <= self._now():
             reason = f"the response was fetched too long ago, at {utc(fetched.at)}"
             return Slot(pair, None, OcspError(Refusal.EXPIRED, reason))
-        return Slot(pair, fetched.staple, None, until)
+        return Slot(pair, fetched.staple, newer, until)
 
     def kept(self, pair: KeyPair, answer: Answer) -> Slot:
         """Make the slot of a pair with a staple that was fetched now, and keep that."""
@@ -306,8 +398,10 @@ class Stapling:
         record.failures += 1
         if error.kind is Refusal.REVOKED:
             # It is asked ever more seldom: a certificate that was only put on hold comes back.
-            self._agenda.put((Duty.STAPLE, record), self._failed_until(record, None))
+            self._plan(record, self._failed_until(record, None))
             self._owner.revoked(record, error)
+            if record.revoked:
+                record.since = self._now().timestamp()  # what is older is refuted
             return Outcome(record, str(error), good=False)
         now = self._now().timestamp()
         good = record.good_until(now)
@@ -317,12 +411,10 @@ class Stapling:
                 slot.refusal = error
             record.refusal = str(error)
         when = self._failed_until(record, getattr(error, "retry_after", None))
-        self._agenda.put((Duty.STAPLE, record), when)
-        if record.until is not None:
-            # Told when it ends, not when the next attempt fails.
-            self._agenda.put((Duty.END, record), record.until)
-        # The first failures, then ever fewer of them: a responder may be down for days.
-        if record.failures & (record.failures - 1) == 0 or good is None:
+        self._plan(record, when)
+        # The first failures, then ever fewer of them: a responder may be down for days. That the
+        # staple ends is told when it does.
+        if record.failures & (record.failures - 1) == 0:
             tell(
                 "failed",
                 LogLevel.error if good is None and record.must_staple else LogLevel.warn,

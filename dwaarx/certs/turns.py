@@ -32,6 +32,10 @@ class Turns(Generic[K]):
         self._agenda.put(key, at)
         return False
 
+    def is_placed(self, key: K) -> bool:
+        """Whether a key has its place already, and will be due in seconds."""
+        return key in self._placed
+
     def forget(self, key: K) -> None:
         """Take a key off the agenda; its place is left empty."""
         self._placed.discard(key)

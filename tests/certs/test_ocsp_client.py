@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 
 from dwaarx.certs.errors import FetchError, FetchFailure, OcspError, Refusal
 from dwaarx.certs.fetch import Fetched
@@ -53,7 +54,11 @@ class FakeFetcher:
 
 def ask(*answers, url=URL):
     fetcher = FakeFetcher(*answers)
-    return fetcher, result_of(OcspClient(fetcher, lambda: NOW), url)
+    return fetcher, result_of(client_of(fetcher), url)
+
+
+def client_of(fetcher: FakeFetcher, clock: Clock | None = None) -> OcspClient:
+    return OcspClient(fetcher, lambda: NOW, clock or Clock(), lambda: 10.0)
 
 
 def result_of(client: OcspClient, url=URL):
@@ -116,7 +121,7 @@ def test_one_that_does_not_understand_get_is_asked_by_post(first):
 
 def test_and_from_then_on_only_by_post():
     fetcher = FakeFetcher(REFUSED, said(GOOD), said(GOOD), said(GOOD))
-    client = OcspClient(fetcher, lambda: NOW)
+    client = client_of(fetcher)
     assert result_of(client).staple.der == GOOD
     assert result_of(client).staple.der == GOOD
     assert result_of(client, "http://other.test").staple.der == GOOD
@@ -126,7 +131,7 @@ def test_and_from_then_on_only_by_post():
 def test_a_post_that_helped_nothing_is_not_remembered():
     other = FetchError(FetchFailure.STATUS, "HTTP 500")
     fetcher = FakeFetcher(REFUSED, other, said(GOOD))
-    client = OcspClient(fetcher, lambda: NOW)
+    client = client_of(fetcher)
     assert result_of(client) is other
     assert result_of(client).staple.der == GOOD
     assert fetcher.methods == ["GET", "POST", "GET"]
@@ -134,7 +139,7 @@ def test_a_post_that_helped_nothing_is_not_remembered():
 
 def test_the_memory_of_them_is_bounded():
     fetcher = FakeFetcher(*[REFUSED, said(GOOD)] * (MAX_POST_ONLY + 1), said(GOOD), REFUSED)
-    client = OcspClient(fetcher, lambda: NOW)
+    client = client_of(fetcher)
     for number in range(MAX_POST_ONLY + 1):
         result_of(client, f"http://ocsp{number}.test")
     fetcher.asked.clear()
@@ -237,8 +242,63 @@ def test_giving_up_gives_up_the_request():
     cancelled = []
     fetcher = FakeFetcher(Deferred(cancelled.append))
     failures = []
-    asked = OcspClient(fetcher, lambda: NOW).ask(LEAF.certificate, ROOT.certificate, URL)
+    asked = client_of(fetcher).ask(LEAF.certificate, ROOT.certificate, URL)
     asked.addErrback(failures.append)
     asked.cancel()
     assert len(cancelled) == 1
     assert failures[0].check(CancelledError)
+
+
+# --- one deadline -----------------------------------------------------------
+
+
+def test_get_and_post_have_one_deadline():
+    clock = Clock()
+    given_up = []
+    fetcher = FakeFetcher(Deferred(), Deferred(given_up.append))
+    get = fetcher.answers[0]
+    failures = []
+    asked = client_of(fetcher, clock).ask(LEAF.certificate, ROOT.certificate, URL)
+    asked.addErrback(failures.append)
+    clock.advance(7)
+    get.errback(REFUSED)
+    assert fetcher.methods == ["GET", "POST"]
+    clock.advance(2.9)
+    assert failures == given_up == []
+    clock.advance(0.1)
+    assert len(given_up) == 1
+    [failure] = failures
+    assert failure.check(FetchError)
+    assert failure.value.kind is FetchFailure.TIMEOUT
+    assert failure.value.reason == f"{URL} did not answer within 10 s"
+    assert clock.getDelayedCalls() == []
+
+
+def test_what_comes_in_time_leaves_no_deadline():
+    clock = Clock()
+    fetcher = FakeFetcher(Deferred())
+    get = fetcher.answers[0]
+    answers = []
+    asked = client_of(fetcher, clock).ask(LEAF.certificate, ROOT.certificate, URL)
+    asked.addCallback(answers.append)
+    clock.advance(9.9)
+    get.callback(said(GOOD))
+    assert answers[0].staple.der == GOOD
+    assert clock.getDelayedCalls() == []
+
+
+def test_the_fetchers_own_deadline_comes_first_and_says_more():
+    clock = Clock()
+    slow = Deferred()
+    error = FetchError(FetchFailure.TIMEOUT, "the time ended while resolving")
+
+    class Timed(FakeFetcher):
+        def fetch(self, url, **kwargs):
+            clock.callLater(10.0, slow.errback, error)
+            return super().fetch(url, **kwargs)
+
+    failures = []
+    asked = client_of(Timed(slow), clock).ask(LEAF.certificate, ROOT.certificate, URL)
+    asked.addErrback(failures.append)
+    clock.advance(10)
+    assert failures[0].value is error
