@@ -218,9 +218,11 @@ class FileSources:
     def pending(self, held: Held) -> None:
         """Try again to bring in a certificate that waits for its staple."""
         state = self._states.get(held)
-        if state is not None:
+        if state is None:
+            return
+        if self._is_good(held):
             state.staged.answers.clear()
-            self._take(held)
+        self._take(held)
 
     def revoked(self, record: Record) -> None:
         """Hear that a certificate in use is revoked: what waits for a staple waits no more."""
@@ -240,6 +242,7 @@ class FileSources:
         """Serve what the files hold now, if it is whole; what keeps that is told, once."""
         source, state = _source(held), self._states[held]
         now = self._now().timestamp()
+        before = [record.serial for record in held.records]
         try:
             self._load(held, state, self._watch.waited(source, now))
         except CertificateErrors:
@@ -255,7 +258,9 @@ class FileSources:
                     present=f"the former one {good} {_utc(ends)}",
                 )
             return
-        if self._watch.used(source) and not state.problem:
+        after = [record.serial for record in held.records]
+        if self._watch.used(source) and not state.problem and after == before:
+            # Whoever was told that they cannot be used is to know that they can.
             for record in held.records:
                 _tell_live(record)
 
