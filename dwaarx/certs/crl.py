@@ -42,6 +42,10 @@ class Revoked:
     at: datetime
     reason: x509.ReasonFlags | None
 
+    def __str__(self) -> str:
+        why = f" ({self.reason.value})" if self.reason is not None else ""
+        return f"the certificate is listed as revoked since {utc(self.at)}{why}"
+
 
 @attrs.frozen(eq=False)
 class Crl:

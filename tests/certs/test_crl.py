@@ -74,6 +74,13 @@ def test_who_is_revoked_since_when_and_why(key_type):
     assert crl.revocation(-1) is None
 
 
+def test_what_operators_are_told():
+    at = NOW.replace(year=2026, month=3, day=1, hour=9, minute=5, second=0)
+    words = "the certificate is listed as revoked since 2026-03-01 09:05:00 UTC"
+    assert str(Revoked(at, None)) == words
+    assert str(Revoked(at, x509.ReasonFlags.key_compromise)) == f"{words} (keyCompromise)"
+
+
 def test_an_issuer_whose_key_signs_nothing():
     key = x25519.X25519PrivateKey.generate().public_key()
     builder = (
