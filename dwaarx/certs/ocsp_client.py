@@ -18,6 +18,7 @@ from dwaarx.certs.http_dates import fresh_until
 from dwaarx.certs.matching import PARSE_ERRORS
 from dwaarx.certs.ocsp import Staple, verify
 from dwaarx.certs.ocsp_request import build, http_form
+from dwaarx.words import utc
 
 # A response with a delegate's chain has 2 to 5 KiB; with ML-DSA keys and signatures about 20.
 MAX_RESPONSE = 65536
@@ -150,6 +151,10 @@ class OcspClient:
                 said = _content_type(fetched.headers)
                 raise OcspError(error.kind, f"{error.reason} (sent as {said})") from error
             raise
+        if staple.end <= now:
+            # Within what verification forgives to clocks; or it ends with the certificate.
+            what = "certificate" if certificate.not_valid_after_utc <= now else "response"
+            raise OcspError(Refusal.EXPIRED, f"the {what} expired at {utc(staple.end)}")
         return Answer(staple, fresh_until(fetched.headers, now.timestamp()))
 
 

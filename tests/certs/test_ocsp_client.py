@@ -194,6 +194,27 @@ def test_what_is_refused_is_asked_for_once(response, kind):
     assert fetcher.methods == ["GET"]
 
 
+@pytest.mark.parametrize(
+    ("ago", "lifetime", "reason"),
+    [
+        (timedelta(days=2), timedelta(days=30), "the response expired at"),
+        (timedelta(days=1), timedelta(days=1) - timedelta(minutes=1), "the certificate expired at"),
+    ],
+)
+def test_what_could_not_be_sent_is_no_staple(ago, lifetime, reason):
+    """A clock may be five minutes late, and a response ends with its certificate."""
+    leaf = pki.make_leaf(ROOT, not_before=NOW - ago, lifetime=lifetime)
+    begin = NOW - timedelta(hours=1)
+    late = reason.startswith("the response")
+    validity = timedelta(minutes=58) if late else timedelta(days=1)
+    response = pki.make_response(leaf, this_update=begin, validity=validity)
+    failures = []
+    asked = client_of(FakeFetcher(said(response))).ask(leaf.certificate, ROOT.certificate, URL)
+    asked.addErrback(failures.append)
+    assert failures[0].value.kind is Refusal.EXPIRED
+    assert failures[0].value.reason.startswith(reason)
+
+
 UNREADABLE = "the response cannot be read as an OCSP response in DER: it"
 HTML = "looks like a page of HTML or XML"
 TRAILING = "is followed by bytes that are no part of it (1 of them)"
