@@ -91,18 +91,18 @@ def ocsp_success(
     `end` is when the present one must no longer be sent, `fresh_until` what HTTP says about
     caching (POSIX times); `refresh` is `ocsp { refresh }`, in seconds.
 
-    That is after `refresh`, or at half the validity [this_update, end] if sooner, +-10 %. If
-    that half has passed (responses are signed hours ahead, and the last one may be all there
-    is), after half of the time that is left: as often as it halves, down to SOONEST_REFRESH.
-    Not before `fresh_until`, unless less than a quarter of the validity would be left then.
+    That is after `refresh`, or at half the validity [this_update, end] if sooner, +-10 %; and
+    not before `fresh_until`. But a quarter of the validity is left then, or if that is too late
+    (responses are signed hours ahead, and an old one may be all there is), half of the time that
+    is left now: as often as it halves, down to SOONEST_REFRESH.
     """
-    left = end - now
-    half = min(this_update, now) + (end - min(this_update, now)) / 2
-    wait = min(refresh, half - now if half > now else left / 2)
+    begin = min(this_update, now)  # a responder's clock may be minutes ahead
+    half = begin + (end - begin) / 2
+    wait = min(refresh, half - now) if half > now else refresh
     wait *= rng.uniform(1 - _REFRESH_JITTER, 1 + _REFRESH_JITTER)
     if fresh_until is not None:
         wait = max(wait, (fresh_until - now) * rng.uniform(1, 1 + _REFRESH_JITTER))
-    latest = max(urgent_from(this_update, end) - now, left / 2)
+    latest = max(urgent_from(begin, end) - now, (end - now) / 2)
     wait = min(wait, latest * rng.uniform(1 - _REFRESH_JITTER, 1))
     return now + max(wait, SOONEST_REFRESH)
 
@@ -139,7 +139,7 @@ def ocsp_failure(
     asked = min(retry_after, now + LONGEST_RETRY_AFTER)
     if staple_end is not None and now + wait <= staple_end - LAST_TRY < asked:
         return staple_end - LAST_TRY
-    return max(now + wait, asked)
+    return asked
 
 
 # --- ACME -----------------------------------------------------------------------
