@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random, SystemRandom
@@ -208,14 +207,8 @@ class CertificateManager(Service):
 
     def _make(self, source: CertificateSource, count: int) -> Held:
         held = Held(source)
-        load: Callable[[Held], Iterable[Slot]]
-        if isinstance(source, tuple):
-            load = self._files.load
-        elif isinstance(source, InternalCertificate):
-            load = self._internal.load
-        else:
-            load = self.renewal.load
-        held.identity = Identity(source, partial(load, held), self._now, self._cache)
+        held.loader = self._part(held)
+        held.identity = Identity(source, held.load, self._now, self._cache)
         if isinstance(source, tuple):
             self._files.open(held)
             held.read = True
@@ -340,15 +333,9 @@ class CertificateManager(Service):
         """Put a certificate's staple and revocation on the agenda, by what was read of it."""
         source = record.held.source
         own = isinstance(source, tuple) and source[record.index].ocsp is not None
-        if own and record.until is not None:
-            # The operator brings staples; the network is asked if the next one is late.
-            self.stapling.forget(record)
+        self.stapling.watch(record, last=own)
+        if own and record.until is not None and (record.skip or not record.responders):
             self._agenda.put((Duty.END, record), record.until)
-            if record.responders and not record.skip:
-                when = schedule.urgent_from(record.since, record.until)
-                self._agenda.put((Duty.STAPLE, record), when)
-        else:
-            self.stapling.watch(record)
         self._crl.watch(record)
 
     def _ended(self, record: Record) -> None:

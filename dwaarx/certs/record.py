@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from sys import intern
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from dwaarx.certs import schedule
@@ -158,22 +160,35 @@ class Record:
         return until is None or now >= schedule.urgent_from(self.since, until)
 
 
+class Loader(Protocol):
+    """What reads the sources of one kind."""
+
+    def load(self, held: Held) -> Sequence[Slot]:
+        """Read the pairs and staples of a source; raises CertificateErrors."""
+
+
 class Held:
     """A source in use: what is served for it, and a record of each of its certificates.
 
-    `dropped` is set when the source is no longer in use, for what is still under way for it;
-    `read` when it was looked at, so that the agenda has what it needs.
+    `loader` reads what there is for it. `dropped` is set when the source is no longer in use, for
+    what is still under way for it; `read` when it was looked at, so that the agenda has what it
+    needs.
     """
 
-    __slots__ = ("dropped", "identity", "read", "records", "source")
+    __slots__ = ("dropped", "identity", "loader", "read", "records", "source")
 
     def __init__(self, source: CertificateSource) -> None:
         self.source = source
         self.identity: Identity
+        self.loader: Loader
         self.dropped = False
         self.read = False
         count = len(source) if isinstance(source, tuple) else 1
         self.records = tuple(Record(self, index) for index in range(count))
+
+    def load(self) -> Sequence[Slot]:
+        """Read the pairs and staples anew; raises CertificateErrors."""
+        return self.loader.load(self)
 
     def learn(self, slots: tuple[Slot, ...]) -> None:
         """Take down what was read."""

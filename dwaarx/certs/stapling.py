@@ -101,8 +101,11 @@ class Stapling:
 
     # --- when ---------------------------------------------------------------
 
-    def watch(self, record: Record) -> None:
-        """Put a certificate's next fetch on the agenda, by the staple that it has."""
+    def watch(self, record: Record, *, last: bool = False) -> None:
+        """Put a certificate's next fetch on the agenda, by the staple that it has.
+
+        `last`: others bring staples, and the responders are asked only when those are late.
+        """
         key = (Duty.STAPLE, record)
         if record.skip or not record.responders:
             self.forget(record)
@@ -116,9 +119,12 @@ class Stapling:
         when = now = self._now().timestamp()
         good = record.good_until(now) is not None
         if good and record.until is not None and record not in self._waiting:
-            when = schedule.ocsp_success(
-                now, record.since, record.until, None, self.options.refresh, self._rng
-            )
+            if last:
+                when = max(now, schedule.urgent_from(record.since, record.until))
+            else:
+                when = schedule.ocsp_success(
+                    now, record.since, record.until, None, self.options.refresh, self._rng
+                )
         self._plan(record, when)
 
     def forget(self, record: Record) -> None:
