@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from dwaarx import collector
 from dwaarx.certs.manager import CertificateManager
 from dwaarx.certs.storage import Storage
 from dwaarx.config import load
@@ -156,6 +157,10 @@ class Frontend(MultiService):
         Certificates, keys and staples are read again as well, for that is what a renewal's hook
         wants of a SIGHUP. One that cannot be loaded keeps its former, and is told.
         """
+        with collector.paused():
+            return self._reload()
+
+    def _reload(self) -> str:
         config = load(self.config.file)
         if config.storage != self.config.storage:
             raise FrontendError(
@@ -201,12 +206,22 @@ class Frontend(MultiService):
     def _apply(self, config: Config, additions: tuple[Site, ...]) -> str:
         if self._drop_at is not None:
             raise FrontendError("dwaarx is stopping: nothing can be changed any more")
+        first = not self._listeners
+        try:
+            with collector.paused():
+                return self._put_in_place(config, additions)
+        finally:
+            if not first:
+                collector.sweep()  # for what is no longer in use, or came to nothing
+
+    def _put_in_place(self, config: Config, additions: tuple[Site, ...]) -> str:
         plan = make_plan(config, additions)
         handlers = {
             site: self._handlers.get(site) or compile_site(site, self)
             for site in (*config.sites, *additions)
         }
         tables = self.forwarder.prepare(config.resolvers)
+        sources = _sources(plan)
         kept = self._kept(plan)
         opened: dict[Address, RunningListener] = {}
         with ExitStack() as undo:
@@ -217,7 +232,7 @@ class Frontend(MultiService):
             undo.callback(lambda: self._configure(former))
             self._configure(config)
             undo.callback(lambda: self.manager.retain(_sources(self._plan())))
-            identities = self.manager.acquire(_sources(plan))
+            identities = self.manager.acquire(sources)
             self._give_way([plan[address] for address in plan if address not in kept], kept, undo)
             for address, each in plan.items():
                 if address not in kept:
@@ -243,7 +258,7 @@ class Frontend(MultiService):
         self._additions = additions
         self.forwarder.apply(tables)
         self._pools.retain(_upstreams(config.sites))
-        self.manager.retain(_sources(plan))
+        self.manager.retain(sources)
         for part in self.parts:
             part.change()
         for listener in opened.values():

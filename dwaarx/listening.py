@@ -130,20 +130,25 @@ class RunningListener:
     @property
     def description(self) -> str:
         """Say in words where it listens, and what it serves there."""
-        status = self.status()
-        names = status.names
+        names = self._names()
         what = ", ".join(names)
         if not names:
             what = "ACME challenges"
         elif len(names) > 2:
             what = f"{names[0]} and {len(names) - 1} more names"
-        return f"{status.address}: {', '.join(status.protocols)} for {what}"
+        return f"{self.plan.address}: {', '.join(self._protocols())} for {what}"
 
-    def status(self) -> BindStatus:
-        """Say what it serves and has served."""
+    def _names(self) -> tuple[str, ...]:
         plan = self.plan
-        sites = {id(served.site): served.site for served in plan.sites}.values()
-        paths = tuple(
+        # Each once already, in either.
+        if plan.names:
+            return tuple(served.name or "*" for served in plan.names)
+        return tuple(served.host or "*" for served in plan.sites)
+
+    def _paths(self) -> tuple[str, ...]:
+        """Return the paths of DNS over HTTPS."""
+        sites = {id(served.site): served.site for served in self.plan.sites}.values()
+        return tuple(
             dict.fromkeys(
                 path
                 for site in sites
@@ -152,24 +157,31 @@ class RunningListener:
                 for path in route.paths
             )
         )
+
+    def _protocols(self) -> tuple[str, ...]:
+        plan = self.plan
         protocols: tuple[str, ...] = () if plan.tls else ("http",)
         if plan.tls and plan.sites:
             protocols = ("https/1.1", "h2")
         if plan.dot:
             protocols += ("dot",)
-        if paths and plan.tls:
+        if plan.tls and self._paths():
             protocols += ("doh",)
-        names = [served.name for served in plan.names] or [served.host for served in plan.sites]
+        return protocols
+
+    def status(self) -> BindStatus:
+        """Say what it serves and has served."""
+        plan = self.plan
         return BindStatus(
             str(plan.address),
-            protocols,
-            tuple(dict.fromkeys(name or "*" for name in names)),
+            self._protocols(),
+            self._names(),
             plan.origin,
             self._listener.open,
             self._listener.accepted,
             self._listener.tls_failures,
             tuple(dict.fromkeys(_source_name(served.source) for served in plan.names)),
-            paths if plan.tls else (),
+            self._paths() if plan.tls else (),
         )
 
     def _make(self, accepted: Accepted) -> Drainable:

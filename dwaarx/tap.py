@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python import usage
 
-from dwaarx import __version__
+from dwaarx import __version__, collector
 from dwaarx.certs.errors import CertificateErrors
 from dwaarx.config import default_path, load
 from dwaarx.config.errors import ConfigError
@@ -148,7 +148,7 @@ def makeService(options: Options) -> IService:
         )
     if options["debug"]:
         show_debug()
-    with _or_exit():
+    with _or_exit(), collector.paused():
         # Absolute, because twistd may go to another folder (--rundir) before it is read again.
         config = load(Path(options["config"] or default_path()).absolute())
         return DwaarxService(config, cast("Reactor", reactor))

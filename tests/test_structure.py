@@ -14,7 +14,7 @@ PACKAGE = Path(dwaarx.__file__).parent
 # From the bottom to the top: a file imports files of its own room and of rooms before it. Rooms
 # of one row do not know of each other.
 ORDER = (
-    ("__init__", "words"),  # the version; wordings
+    ("__init__", "words", "collector"),  # the version; wordings; memory
     ("config",),
     ("plan", "deadline", "log", "reactor", "transport"),
     ("tls", "http"),
@@ -33,6 +33,7 @@ ONLY = {"plan": {"config", "plan"}}
 # fmt: off
 SANS_IO = {
     "words": {""},
+    "collector": {""},
     "plan": {""},
     "config": {
         "acme", "addresses", "errors", "expand", "fmt", "headers", "model", "options",
