@@ -108,7 +108,14 @@ class InternalRenewal:
         self.watch(held, slots)
         record = held.records[0]
         if former and record.serial != former:
-            tell("renewed", name=record.name, issuer=record.issuer, serial=f"{record.serial:x}")
+            tell(
+                "renewed",
+                name=record.name,
+                issuer=record.issuer,
+                serial=f"{record.serial:x}",
+                until=utc(slots[0].pair.certificate.not_valid_after_utc),
+                staple="good" if slots[0].staple is not None else record.refusal,
+            )
 
     def reissue(self, held: Held) -> str:
         """Issue a new leaf now, whatever the present one's age; raises CertificateErrors."""

@@ -58,10 +58,10 @@ def describe(held: Held, now: datetime) -> str:
 
 def _staple_in_words(record: Record, now: float) -> str:
     if not record.known:
-        return _why_not(record)
+        return _why_not(record, now)
     good = record.good_until(now)
     if good is None:
-        return f"no staple: {record.refusal}"
+        return f"no staple: {_why_not(record, now)}"
     words = f"staple good until {utc(good)}"
     return words if not record.refusal else f"{words}; the newer one is not used: {record.refusal}"
 
@@ -87,17 +87,19 @@ def status_of(
         key=record.key,
         source=kind,
         staple="none" if good is None else f"good until {utc(good)}",
-        why_not_stapled=_why_not(record),
+        why_not_stapled=_why_not(record, now),
         guard=guard,
         problem=problem,
         next_attempt=next_attempt,
     )
 
 
-def _why_not(record: Record) -> str:
-    if record.known:
+def _why_not(record: Record, now: float) -> str:
+    if not record.known:
+        return "there is no certificate yet" if record.held.read else "it was not looked at yet"
+    if record.refusal or record.until is None or now < record.until:
         return record.refusal
-    return "there is no certificate yet" if record.held.read else "it was not looked at yet"
+    return f"the staple ended at {utc(datetime.fromtimestamp(record.until, UTC))}"
 
 
 def _serial(number: int) -> str:
