@@ -323,3 +323,15 @@ def test_the_fetchers_own_deadline_comes_first_and_says_more():
     asked.addErrback(failures.append)
     clock.advance(10)
     assert failures[0].value is error
+
+
+def test_what_the_fetcher_says_when_it_is_given_up_stays():
+    clock = Clock()
+    error = FetchError(FetchFailure.TIMEOUT, "said by itself")
+    failures = []
+    asked = client_of(FakeFetcher(Deferred(lambda d: d.errback(error))), clock).ask(
+        LEAF.certificate, ROOT.certificate, URL
+    )
+    asked.addErrback(failures.append)
+    clock.advance(10)
+    assert failures[0].value is error
