@@ -69,7 +69,6 @@ class Responders:
         self.holding = False
         self.held: list[tuple[int, Deferred[Fetched]]] = []
         self.asked: list[int] = []
-        self.crl = b""
         self.closed = False
         self._now = now
 
@@ -88,9 +87,6 @@ class Responders:
         trust: Path | None = None,
     ) -> Deferred[Fetched]:
         deferred: Deferred[Fetched] = Deferred()
-        if url.endswith(".crl"):
-            deferred.callback(Fetched(200, {}, self.crl, url))
-            return deferred
         data = body or base64.b64decode(unquote(url.rpartition("/")[2]))
         serial = ocsp.load_der_ocsp_request(data).serial_number
         self.asked.append(serial)
