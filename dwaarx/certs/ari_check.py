@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +18,10 @@ from twisted.python.failure import Failure
 
 from dwaarx.certs import http_dates, schedule
 from dwaarx.certs.acme import ari
+from dwaarx.certs.acme.ari import Window
+from dwaarx.certs.acme_files import information_name, pending_information_name
 from dwaarx.certs.agenda import Agenda
-from dwaarx.certs.errors import AcmeError, CertificateErrors, FetchError
+from dwaarx.certs.errors import AcmeError, CertificateErrors, FetchError, FetchFailure
 from dwaarx.certs.events import tell
 from dwaarx.certs.fetch import Fetched
 from dwaarx.certs.overlay import Overlay
@@ -36,8 +39,22 @@ POLL = 6 * 3600.0
 SHORTEST_POLL = 60.0
 LONGEST_POLL = 86400.0
 
+# A certificate that its CA wants replaced in the first third of its life is replaced at once. If
+# the successors are to be replaced as early again, one after another, they are left alone for this
+# long, twice as long each time, up to the longest: five orders on the first day, then one a day.
+# In seconds.
+HASTE = 3600.0
+LONGEST_HASTE = 86400.0
+
 # A window is three lines of JSON.
 MAX_BODY = 16 * 1024
+
+
+# What json and the looks into its result raise.
+_NO_DOCUMENT = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
+# The last day that a date can say, as POSIX time.
+_LAST = 253_402_214_400.0
 
 
 class Fetches(Protocol):
@@ -58,21 +75,47 @@ class Owner(Protocol):
 
 
 class _State:
-    """What a CA said of one certificate; times are POSIX seconds, 0.0 for none."""
+    """What a CA said of one certificate; times are POSIX seconds, 0.0 for none.
 
-    __slots__ = ("ca", "end", "failures", "moment", "problem", "serial", "start", "url")
+    `since` is when it was obtained, `hurried` how many before it were replaced early in a row.
+    """
 
-    def __init__(self, serial: int, ca: str, url: str) -> None:
+    __slots__ = (
+        "ca",
+        "end",
+        "failures",
+        "hurried",
+        "moment",
+        "problem",
+        "serial",
+        "since",
+        "start",
+        "url",
+    )
+
+    def __init__(self, serial: int, ca: str, url: str, since: float, hurried: int) -> None:
         self.serial = serial
-        self.ca = ca
-        self.url = url
+        self.ca = intern(ca)
+        self.url = intern(url)
+        self.since = since
+        self.hurried = hurried
         self.start = self.end = self.moment = 0.0
         self.failures = 0
         self.problem = ""
 
+    @property
+    def earliest(self) -> float:
+        """The time before which it is not replaced, whatever the CA wants."""
+        if not self.hurried:
+            return 0.0
+        return self.since + min(HASTE * 2.0 ** min(self.hurried - 1, 32), LONGEST_HASTE)
+
 
 class AriCheck:
-    """The renewal information (RFC 9773) of the certificates by ACME, kept in `acme/renewal/`."""
+    """The renewal information (RFC 9773) of the certificates by ACME, kept in `acme/renewal/`.
+
+    That of a certificate that waits for its staple is kept beside it, until that is in use.
+    """
 
     def __init__(
         self,
@@ -89,7 +132,8 @@ class AriCheck:
         self._now = now
         self._owner = owner
         self._rng = rng
-        self._turns: Turns[Key] = Turns(agenda, Pacer())
+        self._pacer = Pacer()
+        self._turns: Turns[Key] = Turns(agenda, self._pacer)
         self._states: dict[Held, _State] = {}
         self._flying: dict[Held, Deferred[None]] = {}
 
@@ -100,22 +144,35 @@ class AriCheck:
 
     def obtained(self, held: Held, certificate: x509.Certificate, ca: str, url: str | None) -> None:
         """Hear where a new certificate comes from; `url` is the CA's renewalInfo, None if none."""
-        state = _State(certificate.serial_number, intern(ca), intern(url or ""))
-        self._states[held] = state
-        self._save(held, state)
-        self._poll(held, state, self._now().timestamp())
+        now = self._now().timestamp()
+        former = self._states.get(held)
+        hurried = 0
+        if former is not None and 0.0 < former.moment <= now:
+            life = held.records[0].not_after - former.since
+            hurried = former.hurried + 1 if now - former.since < life / 3 else 0
+        state = _State(certificate.serial_number, ca, url or "", now, hurried)
+        self._save(pending_information_name(_name(held)), state, now)
 
     def watch(self, held: Held, certificate: x509.Certificate) -> None:
-        """Take up what is known on the disk of a certificate that was read."""
+        """Take up what is known on the disk of a certificate that is in use."""
+        serial = certificate.serial_number
         present = self._states.get(held)
-        if present is not None and present.serial == certificate.serial_number:
+        if present is not None and present.serial == serial:
             return
         self.forget(held)
-        found = self._load(held, certificate.serial_number)
-        if found is not None:
-            state, poll = found
-            self._states[held] = state
-            self._poll(held, state, max(poll, self._now().timestamp()))
+        name = _name(held)
+        found = self._load(information_name(name), serial)
+        if found is None:
+            found = self._load(pending_information_name(name), serial)
+            if found is None:
+                return
+            self._save(information_name(name), *found)
+            self._overlay.remove(pending_information_name(name))
+        state, poll = found
+        now = self._now().timestamp()
+        self._states[held] = state
+        # A clock that was wrong must not keep it from being asked.
+        self._poll(held, state, min(max(poll, now), now + LONGEST_POLL))
 
     def forget(self, held: Held) -> None:
         """Ask no more about a certificate."""
@@ -130,10 +187,11 @@ class AriCheck:
         state = self._states.get(held)
         return state.moment if state is not None and state.moment else None
 
-    def ca(self, held: Held) -> str | None:
+    def ca(self, held: Held, certificate: x509.Certificate) -> str | None:
         """Return the directory that a certificate came from, if that is known."""
         state = self._states.get(held)
-        return None if state is None else state.ca
+        known = state is not None and state.serial == certificate.serial_number
+        return state.ca if state is not None and known else None
 
     def guards(self, held: Held) -> bool:
         """Whether the certificate's CA offers renewal information."""
@@ -162,37 +220,42 @@ class AriCheck:
             self._failed(held, state, result.getErrorMessage(), None)
 
     async def _ask(self, held: Held, state: _State) -> None:
+        host = host_of(state.url)
         try:
-            [slot] = held.identity.read() or (None,)
-            if slot is None or slot.pair.certificate.serial_number != state.serial:
-                # It waits for its staple; the one that serves until then is not asked about.
-                self._poll(held, state, self._now().timestamp() + SHORTEST_POLL)
-                return
-            url = f"{state.url.rstrip('/')}/{ari.certificate_id(slot.pair.certificate)}"
+            url = f"{state.url.rstrip('/')}/{_id(held, state)}"
             answer = await self._fetcher.fetch(
                 url, accept="application/json", limit=MAX_BODY, trust=_bundle(held, state.ca)
             )
             window = ari.parse(answer.body)
         except FetchError as error:
+            if error.kind is not FetchFailure.REFUSED:  # then nobody was asked
+                self._pacer.failed(host, error.retry_after)
             self._failed(held, state, str(error), error.retry_after)
-            return
         except (AcmeError, CertificateErrors) as error:
             self._failed(held, state, str(error), None)
-            return
+        else:
+            self._pacer.succeeded(host)
+            wanted = answer.headers.get("retry-after")
+            self._told(held, state, window, http_dates.retry_after(wanted, self._now().timestamp()))
+
+    def _told(self, held: Held, state: _State, window: Window, again: float | None) -> None:
+        """Take up a window; `again` is when the CA wants to be asked again, if it said so."""
         if self._states.get(held) is not state:
             return
-        now = self._now()
-        wanted = http_dates.retry_after(answer.headers.get("retry-after"), now.timestamp())
-        poll = POLL if wanted is None else wanted - now.timestamp()
+        now = self._now().timestamp()
+        poll = POLL if again is None else again - now
         state.failures, state.problem = 0, ""
-        new = (window.start.timestamp(), window.end.timestamp())
-        if new != (state.start, state.end):
-            state.start, state.end = new
-            state.moment = ari.choose(window, self._rng, now).timestamp()
-        at = now.timestamp() + min(max(poll, SHORTEST_POLL), LONGEST_POLL)
+        at = now + min(max(poll, SHORTEST_POLL), LONGEST_POLL)
         self._poll(held, state, at)
-        self._save(held, state)
-        if window.end <= now:
+        new = (_bounded(window.start), _bounded(window.end))
+        if new == (state.start, state.end):
+            return
+        state.start, state.end = new
+        moment = _bounded(ari.choose(window, self._rng, self._now()))
+        state.moment = max(moment, state.earliest)
+        # Not at each answer: a hundred thousand of them are asked for several times a day.
+        self._save(information_name(_name(held)), state, at)
+        if state.end <= now and state.moment <= now:
             why = f" ({window.explanation})" if window.explanation else ""
             self._owner.overdue(held, f"its CA wanted it renewed by {utc(window.end)}{why}")
         else:
@@ -216,48 +279,68 @@ class AriCheck:
 
     # --- the disk -----------------------------------------------------------
 
-    def _save(self, held: Held, state: _State) -> None:
+    def _save(self, file: str, state: _State, poll: float) -> None:
         document = {
             "serial": f"{state.serial:x}",
             "ca": state.ca,
             "renewal_info": state.url,
+            "obtained": state.since,
+            "hurried": state.hurried,
             "window": [state.start, state.end],
             "moment": state.moment,
-            "poll": self._agenda.when((Duty.ARI, held)) or 0.0,
+            "poll": poll,
         }
         data = json.dumps(document, indent=1).encode()
-        self._overlay.write(_file(held), data, self._now().timestamp(), 0o644)
+        self._overlay.write(file, data, self._now().timestamp(), 0o644)
 
-    def _load(self, held: Held, serial: int) -> tuple[_State, float] | None:
+    def _load(self, file: str, serial: int) -> tuple[_State, float] | None:
         """Read what was kept; None if there is nothing, or nothing about this certificate."""
         try:
-            document = json.loads(self._overlay.read(_file(held)))
+            document = json.loads(self._overlay.read(file))
             if int(document["serial"], 16) != serial:
                 return None
-            state = _State(
-                serial, intern(str(document["ca"])), intern(str(document["renewal_info"]))
-            )
-            state.start, state.end = map(float, document["window"])
-            state.moment = float(document["moment"])
-            return state, float(document["poll"])
+            ca, url = str(document["ca"]), str(document["renewal_info"])
+            hurried = int(document.get("hurried", 0))
+            state = _State(serial, ca, url, _time(document.get("obtained", 0.0)), hurried)
+            state.start, state.end = map(_time, document["window"])
+            state.moment = _time(document["moment"])
+            return state, _time(document["poll"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (OSError, *_NO_DOCUMENT) as error:
             _log.warn(
                 "{path} cannot be used, so the CA is not asked when to renew: {reason}",
-                path=str(self._overlay.storage.path(_file(held))),
+                path=str(self._overlay.storage.path(file)),
                 reason=str(error),
             )
             return None
 
 
+def _time(value: object) -> float:
+    """Read a POSIX time; raises ValueError or TypeError. JSON may hold NaN and infinity."""
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r:.50} is no time")
+    moment = float(value)
+    if not (math.isfinite(moment) and 0.0 <= moment <= _LAST):
+        raise ValueError(f"{moment} is no time")
+    return moment
+
+
+def _id(held: Held, state: _State) -> str:
+    """Return what its CA calls a certificate; raises CertificateErrors or AcmeError."""
+    slots = held.identity.read()
+    if not slots or slots[0].pair.certificate.serial_number != state.serial:
+        raise AcmeError("the certificate is not the one in use any more")
+    return ari.certificate_id(slots[0].pair.certificate)
+
+
+def _bounded(moment: datetime) -> float:
+    return min(max(moment.timestamp(), 0.0), _LAST)
+
+
 def _name(held: Held) -> str:
     assert isinstance(held.source, AcmeCertificate)
     return held.source.name
-
-
-def _file(held: Held) -> str:
-    return f"acme/renewal/{_name(held).replace('*', 'wildcard_', 1)}.json"
 
 
 def _bundle(held: Held, ca: str) -> Path | None:

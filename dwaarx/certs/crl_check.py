@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, deque
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from random import Random
 from typing import Protocol, TypeVar
 
@@ -35,6 +36,21 @@ MAX_CRL = 32 * 1024 * 1024
 # "revoked" matters. In seconds.
 MAX_REST = 24 * 3600.0
 
+# Certificates that turn up after a list was looked at are looked up together, this long after that
+# (seconds): at a start there are a hundred thousand of them, for a hundred lists.
+GATHER = 60.0
+
+# How many lists are in memory at once; and how soon the others try again (seconds).
+MAX_CHECKS = 4
+CROWDED = 1.0
+
+# How many revocations are acted on in one turn of the reactor, which handshakes wait for: each
+# moves files. A CA may take back thousands at once.
+HEARD_AT_ONCE = 10
+
+# How many certificates are read to find the one of their issuer.
+_READS = 10
+
 
 class Fetches(Protocol):
     """What is asked of the guarded fetcher."""
@@ -59,13 +75,43 @@ class Owner(Protocol):
 
 @attrs.define(eq=False)
 class _List:
-    """One list: the certificates that it guards, and how it went."""
+    """One list: the certificates that it guards, and how it went.
+
+    `checked` is when it was looked at last, `next` when it is to be, whatever certificates turn up
+    (POSIX times); `unseen` is whether one was not looked up since. `found` are those that it takes
+    back, as far as nobody was told, with their serial numbers.
+    """
 
     url: str
     records: set[Record] = attrs.Factory(set)
     failures: int = 0
     problem: str = ""
     next_update: datetime | None = None
+    checked: float = 0.0
+    next: float = 0.0
+    unseen: bool = False
+    found: deque[tuple[Record, int, Revoked]] = attrs.Factory(deque)
+
+    @property
+    def file(self) -> str:
+        """Where it is kept."""
+        return f"crl/{hashlib.sha256(self.url.encode()).hexdigest()}.crl"
+
+
+@attrs.frozen
+class _Verified:
+    """A list, and the name of the issuer that it speaks for."""
+
+    crl: Crl
+    issuer: str
+
+
+@attrs.frozen
+class _Kept:
+    """A list of the disk that holds; `at` is when it was fetched."""
+
+    verified: _Verified
+    at: float
 
 
 class CrlCheck:
@@ -92,6 +138,7 @@ class CrlCheck:
         self._in_thread = in_thread
         self._rng = rng
         self._lists: dict[str, _List] = {}
+        self._guarding: dict[Record, _List] = {}
         self._flying: dict[str, Deferred[None]] = {}
 
     def stop(self) -> None:
@@ -101,27 +148,30 @@ class CrlCheck:
 
     def watch(self, record: Record) -> None:
         """Guard a certificate by its list, if it has one and no responder."""
-        self.forget(record)
         url = list_of(record)
-        if url is None:
-            return
-        known = self._lists.setdefault(url, _List(url))
-        known.records.add(record)
-        if url not in self._flying:
-            self._agenda.put((Duty.CRL, url), self._now().timestamp())
+        known = self._guarding.get(record)
+        if known is None or known.url != url:
+            self.forget(record)
+            if url is None:
+                return
+            known = self._lists.setdefault(url, _List(url))
+            known.records.add(record)
+            self._guarding[record] = known
+        known.unseen = True
+        self._plan(known)
 
     def forget(self, record: Record) -> None:
         """Guard a certificate no more."""
-        for url in [url for url, known in self._lists.items() if record in known.records]:
-            known = self._lists[url]
+        known = self._guarding.pop(record, None)
+        if known is not None:
             known.records.discard(record)
             if not known.records:
-                del self._lists[url]
-                self._agenda.discard((Duty.CRL, url))
+                del self._lists[known.url]
+                self._agenda.discard((Duty.CRL, known.url))
 
     def problem(self, record: Record) -> str:
         """Say why a certificate's list cannot be relied on at present, "" if it can."""
-        known = self._lists.get(list_of(record) or "")
+        known = self._guarding.get(record)
         return known.problem if known is not None else ""
 
     def due(self, url: str) -> None:
@@ -129,79 +179,132 @@ class CrlCheck:
         known = self._lists.get(url)
         if known is None or url in self._flying:
             return
-        flying = Deferred.fromCoroutine(self._check(known))
-        if not flying.called:
-            self._flying[url] = flying
-        flying.addBoth(self._finished, known)
+        if known.found:
+            self._tell(known)
+            self._plan(self._lists.get(url))
+        elif len(self._flying) >= MAX_CHECKS:
+            self._agenda.put((Duty.CRL, url), self._now().timestamp() + CROWDED)
+        else:
+            flying = Deferred.fromCoroutine(self._check(known))
+            if not flying.called:
+                self._flying[url] = flying
+            flying.addBoth(self._finished, known)
 
     def _finished(self, result: Failure | None, known: _List) -> None:
         self._flying.pop(known.url, None)
-        if isinstance(result, Failure):
-            if not result.check(CancelledError):
-                _log.failure("{url} cannot be checked", result, url=known.url)
+        if isinstance(result, Failure) and not result.check(CancelledError):
+            _log.failure("{url} cannot be checked", result, url=known.url)
             self._failed(known, result.getErrorMessage(), None)
+        # All its certificates may have been let go, and others come, while it was looked at.
+        self._plan(self._lists.get(known.url))
+
+    def _plan(self, known: _List | None) -> None:
+        """Put a list on the agenda."""
+        if known is None or known.url in self._flying:
+            return  # what looks at it puts it there
+        when = known.next
+        if known.found:
+            when = 0.0
+        elif known.unseen and not known.failures:
+            when = min(when, known.checked + GATHER)
+        now = self._now().timestamp()
+        # Within bounds, also if the clock was set back meanwhile.
+        self._agenda.put((Duty.CRL, known.url), min(max(when, now), now + MAX_REST))
 
     async def _check(self, known: _List) -> None:
-        issuer = self._issuer(known)
-        if issuer is None:
-            self._failed(known, "the issuer's certificate cannot be read", None)
+        known.checked = now = self._now().timestamp()
+        issuers = self._issuers(known)
+        if not issuers:
+            reason = "no certificate that it is for has its issuer's in its chain"
+            self._failed(known, reason, None)
+            return
+        kept = await self._kept(known, issuers)
+        if kept is not None and now < kept.at + MAX_REST:
+            self._rest(known, kept)
+            await self._look_up(known, kept.verified)
             return
         try:
-            found = await self._current(known, issuer)
+            fetched = await self._fetched(known, issuers)
         except FetchError as error:
             self._failed(known, str(error), error.retry_after)
-            return
         except CrlError as error:
             self._failed(known, str(error), None)
+        else:
+            self._rest(known, _Kept(fetched, now))
+            await self._look_up(known, fetched)
             return
-        known.failures, known.problem, known.next_update = 0, "", found.next_update
-        now = self._now()
-        rest = min((found.next_update - now).total_seconds(), MAX_REST)
-        when = now.timestamp() + max(rest, schedule.SOONEST_REFRESH)
-        if known.url in self._lists:
-            self._agenda.put((Duty.CRL, known.url), when)
-        name = issuer.subject.rfc4514_string()
-        serials = [(each, each.serial) for each in known.records if each.issuer == name]
+        if kept is not None:
+            # Whom it takes back is known, though not whom its successor does.
+            await self._look_up(known, kept.verified)
+
+    def _rest(self, known: _List, kept: _Kept) -> None:
+        """Note that all is well until a list ends, or has become old."""
+        crl = kept.verified.crl
+        known.failures, known.problem, known.next_update = 0, "", crl.next_update
+        now = self._now().timestamp()
+        when = min(crl.next_update.timestamp(), kept.at + MAX_REST)
+        known.next = max(when, now + schedule.SOONEST_REFRESH)
+
+    async def _look_up(self, known: _List, verified: _Verified) -> None:
+        known.unseen = False
+        serials = [(each, each.serial) for each in known.records if each.issuer == verified.issuer]
+        crl = verified.crl
         listed = await self._in_thread(
-            lambda: [(record, found.revocation(serial)) for record, serial in serials]
+            lambda: [(record, serial, crl.revocation(serial)) for record, serial in serials]
         )
-        for record, revoked in listed:
-            if revoked is not None and record in known.records:
+        known.found.extend(
+            (record, serial, revoked) for record, serial, revoked in listed if revoked is not None
+        )
+        self._tell(known)
+
+    def _tell(self, known: _List) -> None:
+        """Tell of some of those that a list takes back, and of others in the next turn."""
+        for _ in range(min(HEARD_AT_ONCE, len(known.found))):
+            record, serial, revoked = known.found.popleft()
+            if record in known.records and record.serial == serial:
                 self._owner.listed(record, revoked)
 
-    def _issuer(self, known: _List) -> x509.Certificate | None:
-        for record in known.records:
+    def _issuers(self, known: _List) -> dict[str, x509.Certificate]:
+        """Return the issuers of a list's certificates by their names; there should be one."""
+        found: dict[str, x509.Certificate] = {}
+        reads: Counter[str] = Counter()
+        for record in tuple(known.records):  # reading one may show that it is another by now
+            if record.issuer in found or reads[record.issuer] >= _READS:
+                continue
+            reads[record.issuer] += 1
             try:
-                issuer = record.held.identity.read()[record.index].pair.issuer
+                slots = record.held.identity.read()
             except CertificateErrors:
                 continue
+            issuer = slots[record.index].pair.issuer if slots else None
             if issuer is not None:
-                return issuer
-        return None
+                found[issuer.subject.rfc4514_string()] = issuer
+        return found
 
-    async def _current(self, known: _List, issuer: x509.Certificate) -> Crl:
-        """Return the list on the disk while it is current, else fetch it; verified either way."""
-        name = f"crl/{hashlib.sha256(known.url.encode()).hexdigest()}.crl"
-        url = known.url
-        path = self._storage.path(name)
+    async def _kept(self, known: _List, issuers: dict[str, x509.Certificate]) -> _Kept | None:
+        """Return the list on the disk, if there is one that holds."""
         now = self._now()
         try:
-            kept = await self._in_thread(
-                lambda: crl.verify(_read(self._storage, name), url, issuer, now)
+            verified = await self._in_thread(
+                lambda: _verify(self._storage.read(known.file, MAX_CRL), known.url, issuers, now)
             )
-            # It says itself until when it holds; but what is a day old is asked for again.
-            fresh = now.timestamp() - self._storage.modified(name) < MAX_REST
-            if fresh and now < kept.next_update:
-                return kept
+            at = min(self._storage.modified(known.file), now.timestamp())
         except (OSError, CrlError):
-            pass  # there is none, or none that is of use: it is fetched
-        fetched = await self._fetcher.fetch(url, limit=MAX_CRL)
-        data = fetched.body
-        found = await self._in_thread(lambda: crl.verify(data, url, issuer, self._now()))
+            return None
+        return _Kept(verified, at) if now < verified.crl.next_update else None
+
+    async def _fetched(self, known: _List, issuers: dict[str, x509.Certificate]) -> _Verified:
+        """Fetch a list, and keep it; raises FetchError or CrlError."""
+        fetched = await self._fetcher.fetch(known.url, limit=MAX_CRL)
+        data, now = fetched.body, self._now()
+        found = await self._in_thread(lambda: _verify(data, known.url, issuers, now))
         try:
-            self._storage.write(name, data, 0o644, now.timestamp())
+            await self._in_thread(
+                lambda: self._storage.write(known.file, data, 0o644, now.timestamp())
+            )
         except OSError as error:
-            _log.warn("{path} cannot be written: {reason}", path=str(path), reason=reason_of(error))
+            path = str(self._storage.path(known.file))
+            _log.warn("{path} cannot be written: {reason}", path=path, reason=reason_of(error))
         return found
 
     def _failed(self, known: _List, reason: str, retry_after: float | None) -> None:
@@ -209,8 +312,8 @@ class CrlCheck:
         known.problem = reason
         now = self._now().timestamp()
         when = schedule.ocsp_failure(now, known.failures, retry_after, self._rng, None)
-        if known.url in self._lists:
-            self._agenda.put((Duty.CRL, known.url), when)
+        known.next = when
+        # The first failures, then ever fewer of them.
         if known.failures & (known.failures - 1) == 0:
             tell(
                 "failed",
@@ -220,6 +323,7 @@ class CrlCheck:
                 certificates=len(known.records),
                 reason=reason,
                 known_until=utc(known.next_update) if known.next_update else None,
+                next_attempt=utc(datetime.fromtimestamp(when, UTC)),
             )
 
 
@@ -230,5 +334,14 @@ def list_of(record: Record) -> str | None:
     return next((url for url in record.crls if url.lower().startswith(("http:", "https:"))), None)
 
 
-def _read(storage: Storage, name: str) -> bytes:
-    return storage.read(name, MAX_CRL)
+def _verify(
+    data: bytes, url: str, issuers: dict[str, x509.Certificate], now: datetime
+) -> _Verified:
+    """Verify a list by one of these; raises CrlError."""
+    reasons = []
+    for name, issuer in issuers.items():
+        try:
+            return _Verified(crl.verify(data, url, issuer, now), name)
+        except CrlError as error:
+            reasons.append(str(error))
+    raise CrlError("; ".join(dict.fromkeys(reasons)))

@@ -28,4 +28,8 @@ def tell(event: str, /, level: LogLevel = LogLevel.info, **fields: object) -> No
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    if _PLAIN.fullmatch(text):
+        return text
+    # JSON leaves the line ends of Unicode as they are, and what turns text around on a screen.
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in quoted)

@@ -326,7 +326,8 @@ class CertificateManager(Service):
             case (Duty.FLUSH, None):
                 now = self._now().timestamp()
                 self._agenda.put((Duty.FLUSH, None), now + FLUSH_INTERVAL)
-                self.overlay.flush()
+                if self.overlay.flush():
+                    self._agenda.put((Duty.FLUSH, None), now + TICK)
         return True
 
     def guard(self, record: Record) -> None:
@@ -379,7 +380,7 @@ class CertificateManager(Service):
         held = record.held
         if not signal.revokes:
             tell("overdue", LogLevel.warn, name=record.name, signal="ari", reason=signal.words)
-            self.renewal.renew_soon(held)
+            self.renewal.overdue(held)
             return
         if record.revoked:
             return  # the responder says it again
@@ -406,12 +407,13 @@ class CertificateManager(Service):
         record = signal.record
         refusal = OcspError(Refusal.REVOKED, signal.words, revocation_reason=signal.reason)
         try:
-            slot = record.held.identity.read()[record.index]
+            slots = record.held.identity.read()
         except CertificateErrors as error:
             _log.warn("{name}: {error}", name=record.name, error=str(error))
         else:
-            slot.put(None, refusal)
-            self.stapling.store.forget(slot.pair.certificate)
+            for slot in slots[record.index : record.index + 1]:  # its file may be gone
+                slot.put(None, refusal)
+                self.stapling.store.forget(slot.pair.certificate)
         record.revoked = record.refusal = signal.words
         record.until = None
 

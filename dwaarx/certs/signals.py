@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import attrs
@@ -41,23 +41,28 @@ class Signal:
 
 
 class Signals:
-    """The signals that nobody has acted on yet, in their order; each once."""
+    """The signals that nobody has acted on yet, in their order.
+
+    Each guard is heard once about a certificate until then: what it said first.
+    """
 
     def __init__(self) -> None:
-        self._queue: deque[Signal] = deque()
+        # A CA may take back thousands at once: nothing here may take longer for that.
+        self._queue: OrderedDict[tuple[Record, int, Guard], Signal] = OrderedDict()
 
     def put(
         self, record: Record, guard: Guard, words: str, reason: x509.ReasonFlags | None
     ) -> None:
         """Add a signal about the certificate that a record stands for now."""
-        signal = Signal(record, record.serial, guard, words, reason)
-        if signal not in self._queue:
-            self._queue.append(signal)
+        serial = record.serial
+        self._queue.setdefault(
+            (record, serial, guard), Signal(record, serial, guard, words, reason)
+        )
 
     def taken(self) -> Iterator[Signal]:
         """Take the signals out that are still about the certificate in use."""
-        for _ in range(len(self._queue)):
-            signal = self._queue.popleft()
+        while self._queue:
+            _, signal = self._queue.popitem(last=False)
             record = signal.record
             if not record.held.dropped and record.serial == signal.serial:
                 yield signal
