@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from datetime import timedelta
@@ -29,9 +30,8 @@ DAY = pki.DAY
 OTHER_ROOT = pki.make_ca("Another Root")
 
 
-@pytest.fixture
-def world(tmp_path):
-    """A world in which no error of our own comes up, not even one that nobody looks at."""
+@contextlib.contextmanager
+def no_error_of_our_own():
     critical = []
 
     def observe(event):
@@ -40,15 +40,27 @@ def world(tmp_path):
 
     globalLogPublisher.addObserver(observe)
     try:
+        yield
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert critical == []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_is_unhandled():
+    """A Deferred that fails and that nobody looks at says so when it is collected."""
+    yield
+    with no_error_of_our_own():
+        gc.collect()
+
+
+@pytest.fixture
+def world(tmp_path):
+    with no_error_of_our_own():
         world = World(tmp_path)
         yield world
         world.manager.stopService()
         assert world.clock.getDelayedCalls() == []
-        del world
-        gc.collect()
-    finally:
-        globalLogPublisher.removeObserver(observe)
-    assert critical == []
 
 
 def stapled(identity) -> bool:
