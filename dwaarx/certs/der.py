@@ -106,7 +106,10 @@ def _has_critical_extension(single: bytes) -> bool:
 
 def _is_critical(extension: bytes) -> bool:
     """Extension: OID, BOOLEAN critical DEFAULT FALSE, OCTET STRING."""
-    tag, contents = list(elements(extension))[1]
+    parts = list(elements(extension))
+    if len(parts) < 2:
+        raise ValueError("an extension has no value")
+    tag, contents = parts[1]
     return tag == _BOOLEAN and contents != b"\x00"
 
 

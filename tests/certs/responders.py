@@ -31,6 +31,7 @@ from dwaarx.config.model import (
 from tests.certs import pki
 
 ROOT = pki.make_ca("Responders' Root")
+DAY = pki.DAY
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
 SETTINGS = AcmeSettings(())

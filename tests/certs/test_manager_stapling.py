@@ -22,11 +22,11 @@ from dwaarx.certs.stapling import LONGEST_TURN
 from dwaarx.config.model import InternalCertificate
 from tests.certs import pki
 from tests.certs.handshakes import handshake
-from tests.certs.responders import HOUR, MINUTE, World, age, events, failing, leaf
+from tests.certs.responders import DAY, HOUR, MINUTE, World, age, events, failing, leaf
 
 URL = "http://ocsp.test"
 HOST = "ocsp.test"
-DAY = pki.DAY
+
 OTHER_ROOT = pki.make_ca("Another Root")
 
 
