@@ -54,7 +54,8 @@ class Record:
     fetched, "" if one is. `until` is when the staple may be sent no more (None: there is none),
     `refusal` why there is none or the newer one is not used. `failures` counts the attempts to
     fetch a staple that failed since the last good one. `revoked` says who revoked it and why.
-    `since` is when the staple was made; of one that is revoked, when a responder said so.
+    `since` is when the staple was made; of one that is revoked, when a responder said so. `names`
+    is () before it was read, and where they are no others than the source's.
     """
 
     __slots__ = (
@@ -127,7 +128,9 @@ class Record:
         if not same:
             self.failures = 0
             self.revoked = ""
-            self.names = pair.names
+            source = self.held.source
+            alone = isinstance(source, AcmeCertificate) and pair.names == (source.name,)
+            self.names = () if alone else pair.names
             self.issuer = issuer
             self.serial = certificate.serial_number
             self.not_after = not_after
