@@ -50,6 +50,10 @@ _log = Logger()
 # How often a stop looks whether all has been drained, in seconds.
 DRAIN_LOOK = 0.05
 
+# What a change lets go in circles is collected after this many of them: that takes 40 ms, and half
+# a second with 100,000 names, which a storm of signals must not take each time.
+SWEEP_EVERY = 32
+
 
 class FrontendError(Exception):
     """What was asked cannot be done as things are; the message says why."""
@@ -96,6 +100,7 @@ class Frontend(MultiService):
         self._listeners: dict[Address, RunningListener] = {}
         self._retired: list[RunningListener] = []
         self._handlers: dict[Site, Handler] = {}
+        self._changes = 0
         self._drop_at: float | None = None  # while it stops: when what is left is dropped
 
     # --- life ---------------------------------------------------------------
@@ -206,12 +211,12 @@ class Frontend(MultiService):
     def _apply(self, config: Config, additions: tuple[Site, ...]) -> str:
         if self._drop_at is not None:
             raise FrontendError("dwaarx is stopping: nothing can be changed any more")
-        first = not self._listeners
+        self._changes += 1
         try:
             with collector.paused():
                 return self._put_in_place(config, additions)
         finally:
-            if not first:
+            if self._changes % SWEEP_EVERY == 0:
                 collector.sweep()  # for what is no longer in use, or came to nothing
 
     def _put_in_place(self, config: Config, additions: tuple[Site, ...]) -> str:
