@@ -121,7 +121,7 @@ class Stapling:
         if good and record.until is not None and record not in self._waiting:
             if last:
                 when = max(now, schedule.urgent_from(record.since, record.until))
-            else:
+            elif not record.urgent(now):  # else it might end within SOONEST_REFRESH
                 when = schedule.ocsp_success(
                     now, record.since, record.until, None, self.options.refresh, self._rng
                 )

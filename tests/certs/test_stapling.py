@@ -172,6 +172,24 @@ def test_a_record_that_fails_keeps_its_time_when_its_files_are_read_again(bench)
     assert bench.agenda.when((Duty.STAPLE, record)) == when
 
 
+@pytest.mark.parametrize(("left", "at_once"), [(30, True), (70, True), (80, False), (299, False)])
+def test_a_staple_of_the_disk_that_ends_soon_is_renewed_at_once(bench, left, at_once):
+    """Such as after a restart, with responses that hold for five minutes."""
+    bench.validity = timedelta(minutes=5)
+    record = bench.record(bench.pair(leaf(URL)))
+    bench.stapling.watch(record)
+    bench.run(1)
+    until = record.until
+    assert until is not None
+    bench.stapling.forget(record)
+    bench.clock.advance(until - left - bench.now().timestamp())
+    bench.stapling.watch(record)
+    bench.run(1)
+    assert (record.until > until) is at_once
+    bench.run(left)
+    assert record.until > until
+
+
 def test_while_one_is_under_way_nothing_is_put_on_the_agenda(bench):
     record = bench.record(bench.pair(leaf(URL)))
     bench.rules[HOST] = lambda _: None
