@@ -157,10 +157,16 @@ class Record:
         until = self.until
         return datetime.fromtimestamp(until, UTC) if until is not None and now < until else None
 
+    @property
+    def urgent_from(self) -> float | None:
+        """Since when handshakes soon go without a staple, as POSIX time; None: they do already."""
+        until = self.until
+        return None if until is None else schedule.urgent_from(self.since, until)
+
     def urgent(self, now: float) -> bool:
         """Whether handshakes go, or soon would go, without a staple."""
-        until = self.until
-        return until is None or now >= schedule.urgent_from(self.since, until)
+        since = self.urgent_from
+        return since is None or now >= since
 
 
 class Loader(Protocol):

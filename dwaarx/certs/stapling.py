@@ -148,7 +148,9 @@ class Stapling:
         self._notice_end(record)
         now = self._now().timestamp()
         host = host_of(record.responders[0])
-        if not self._turns.may_go((Duty.STAPLE, record), host, now, urgent=record.urgent(now)):
+        key, urgent = (Duty.STAPLE, record), record.urgent(now)
+        soon = record.urgent_from
+        if not self._turns.may_go(key, host, now, urgent=urgent, urgent_from=soon):
             return False
         self._start(record)
         return True
@@ -348,10 +350,11 @@ class Stapling:
             # Caches on the way have it still; it is refuted.
             reason = f"it is older than what was heard before: {record.revoked}"
             return self._failure(record, pair, OcspError(Refusal.EXPIRED, reason))
-        kept = self.kept(pair, answer)
+        kept = self._fresh(pair, answer)
         slot = live_slot(record, pair)
         if slot is not None:
             slot.put(kept.staple, None, kept.until)
+        self.store.save(pair, staple)  # memory first: a disk may be slow, or full
         record.stapled(kept)
         record.failures = 0
         record.revoked = ""
@@ -394,11 +397,13 @@ class Stapling:
 
     def kept(self, pair: KeyPair, answer: Answer) -> Slot:
         """Make the slot of a pair with a staple that was fetched now, and keep that."""
-        until = answer.staple.end
-        oldest = datetime.fromtimestamp(self._now().timestamp() + self.options.max_age, UTC)
-        slot = Slot(pair, answer.staple, None, min(until, oldest))
+        slot = self._fresh(pair, answer)
         self.store.save(pair, answer.staple)
         return slot
+
+    def _fresh(self, pair: KeyPair, answer: Answer) -> Slot:
+        oldest = datetime.fromtimestamp(self._now().timestamp() + self.options.max_age, UTC)
+        return Slot(pair, answer.staple, None, min(answer.staple.end, oldest))
 
     def _failure(self, record: Record, pair: KeyPair | None, error: OcspError) -> Outcome:
         record.failures += 1

@@ -19,8 +19,14 @@ class Turns(Generic[K]):
         self._pacer = pacer
         self._placed: set[K] = set()  # the agenda has them at a time that is theirs
 
-    def may_go(self, key: K, host: str, now: float, *, urgent: bool) -> bool:
-        """Whether a key that is due may be sent now; else it will be due again. POSIX time."""
+    def may_go(
+        self, key: K, host: str, now: float, *, urgent: bool, urgent_from: float | None = None
+    ) -> bool:
+        """Whether a key that is due may be sent now; else it will be due again. POSIX time.
+
+        `urgent_from` is when a key that is not urgent yet will be: it does not wait for longer
+        among those that are not.
+        """
         if key in self._placed:
             self._placed.discard(key)
             return True
@@ -29,6 +35,8 @@ class Turns(Generic[K]):
             return True
         if at - now <= HORIZON:
             self._placed.add(key)
+        elif urgent_from is not None and not urgent:
+            at = min(at, urgent_from)
         self._agenda.put(key, at)
         return False
 

@@ -88,3 +88,15 @@ def test_who_is_forgotten_leaves_the_agenda_and_has_no_place():
     line.put(2)
     line.run(5)
     assert line.went[2] > NOW
+
+
+def test_who_becomes_urgent_does_not_wait_at_the_end_of_a_long_queue():
+    agenda: Agenda[int] = Agenda()
+    turns = Turns(agenda, Pacer())
+    soon = NOW + 60
+    for key in range(500):
+        turns.may_go(key, "one.test", NOW, urgent=False)
+    assert not turns.may_go(1000, "one.test", NOW, urgent=False, urgent_from=soon)
+    assert agenda.when(1000) == soon
+    assert not turns.may_go(1001, "one.test", NOW, urgent=False)
+    assert agenda.when(1001) > soon
