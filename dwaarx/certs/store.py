@@ -288,6 +288,8 @@ class Identity:
         entries = [(pair.key, (pair.certificate, *pair.chain)) for pair in pairs]
         self._context = policy.certificate_context(entries, stapler.staple)
         self._stapler = stapler
+        for slot in slots:
+            slot.pair = slot.pair.lean()  # there may be 10,000 of them
 
 
 def openssl_reason(error: SSL.Error) -> str:
