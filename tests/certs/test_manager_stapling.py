@@ -831,19 +831,19 @@ def test_an_error_of_our_own_ends_nothing(tmp_path, monkeypatch):
     world = World(tmp_path)
     identity = world.serve(world.files(leaf(URL)))
     stapling = world.manager.stapling
-    kept = stapling.kept
+    fresh = stapling._fresh
 
     def broken(pair, answer):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(stapling, "kept", broken)
+    monkeypatch.setattr(stapling, "_fresh", broken)
     done = refreshed(world)
     with capturedLogs() as logs:
         world.pass_by(DAY)
     assert done[0][0].words == "given up: a bug"
     lines = [event for event in logs if event["log_level"] is LogLevel.critical]
     assert 10 < len(lines) < 40  # with the back-off
-    monkeypatch.setattr(stapling, "kept", kept)
+    monkeypatch.setattr(stapling, "_fresh", fresh)
     world.pass_by(2 * HOUR)
     assert stapled(identity)
     assert world.status().why_not_stapled == ""
