@@ -494,8 +494,9 @@ class CertificateManager(Service):
             elif name is not None:
                 why = record.skip or "there is no certificate yet"
                 waiting.append(succeed(Outcome(record, f"nobody is asked: {why}", good=False)))
-        done = DeferredList(waiting)
-        return done.addCallback(lambda results: [outcome for _, outcome in results])
+        # They fail only if nobody waits any more, and then that is no news.
+        done = DeferredList(waiting, consumeErrors=True)
+        return done.addCallback(lambda results: [outcome for good, outcome in results if good])
 
     def renew(self, name: str) -> Deferred[list[str]]:
         """Obtain new certificates for a name now; fires with what came of it, in words.

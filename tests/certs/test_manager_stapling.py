@@ -409,6 +409,21 @@ def refreshed(world, name=None):
     return done
 
 
+def test_nobody_waits_any_more(world):
+    """Whoever asked has left the console: the staple is fetched, and nothing is said of it."""
+    identity = world.serve(world.files(leaf(URL)))
+    asked = len(world.hosts())
+    done = []
+    waiting = world.manager.refresh()
+    waiting.addCallback(done.extend)
+    waiting.cancel()
+    assert done == []
+    world.pass_by(timedelta(seconds=2), TICK)
+    assert len(world.hosts()) == asked + 1
+    assert stapled(identity)
+    gc.collect()
+
+
 def test_a_refresh_is_a_request(world):
     world.serve(world.files(leaf(URL)))
     done = refreshed(world)
