@@ -45,8 +45,9 @@ MAX_CHECKS = 4
 CROWDED = 1.0
 
 # How many revocations are acted on in one turn of the reactor, which handshakes wait for: each
-# moves files. A CA may take back thousands at once.
+# moves files. A CA may take back thousands at once. And how soon others follow (seconds).
 HEARD_AT_ONCE = 10
+HEARD_NEXT = 0.1
 
 # How many certificates are read to find the one of their issuer.
 _READS = 10
@@ -202,12 +203,12 @@ class CrlCheck:
         """Put a list on the agenda."""
         if known is None or known.url in self._flying:
             return  # what looks at it puts it there
+        now = self._now().timestamp()
         when = known.next
         if known.found:
-            when = 0.0
+            when = now + HEARD_NEXT
         elif known.unseen and not known.failures:
             when = min(when, known.checked + GATHER)
-        now = self._now().timestamp()
         # Within bounds, also if the clock was set back meanwhile.
         self._agenda.put((Duty.CRL, known.url), min(max(when, now), now + MAX_REST))
 
@@ -288,10 +289,13 @@ class CrlCheck:
             verified = await self._in_thread(
                 lambda: _verify(self._storage.read(known.file, MAX_CRL), known.url, issuers, now)
             )
-            at = min(self._storage.modified(known.file), now.timestamp())
+            at = self._storage.modified(known.file)
         except (OSError, CrlError):
             return None
-        return _Kept(verified, at) if now < verified.crl.next_update else None
+        if now >= verified.crl.next_update:
+            return None
+        # One of the future was written by a clock that was wrong; its age is not known.
+        return _Kept(verified, at if at <= now.timestamp() else 0.0)
 
     async def _fetched(self, known: _List, issuers: dict[str, x509.Certificate]) -> _Verified:
         """Fetch a list, and keep it; raises FetchError or CrlError."""
