@@ -21,7 +21,7 @@ from tests.system.ocsp_peers import Handshake, Pki, Responder, Site, curl_accept
 from tests.system.processes import Service, free_port, run, serving, until
 
 # Where responders may be, and where one may not be.
-ALLOWED = "127.0.1.0/24"
+ALLOWED = "127.0.1.0/24 ::1/128"
 REFUSED = "127.0.0.1"
 
 # Requests to one responder are a second apart: this many of them share the rows.
@@ -96,6 +96,7 @@ ACCEPTED = {
     "redirect": Row("redirect"),
     "redirect-307": Row("redirect", options={"status": 307}),
     "second-responder": Row("good"),
+    "ipv6": Row("good"),
 }
 # Without any staple, for these reasons: the first two are faults, the others are not.
 NEVER = {
@@ -153,6 +154,7 @@ class Table:
         }
         for name in ("down", "busy"):
             self.of[name] = self.responder("127.0.1.1")
+        self.of["ipv6"] = self.responder("::1")
         self.sites = {name: self.site(name) for name in (*self.of, *NEVER)}
         self.service = self.serve()
 

@@ -6,75 +6,22 @@ import ast
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.certs.pki import make_ca, make_delegate
+from tests.system.listeners import Listeners, shown, told
 from tests.system.ocsp_peers import (
     ALLOW,
     OpensslResponder,
     Pki,
     Responder,
-    Site,
     curl_accepts,
     handshake,
 )
 from tests.system.processes import Service, free_port, until
 
 Serve = Callable[[str], Service]
-
-
-class Listeners:
-    """One certificate on HTTPS, DNS over HTTPS and DNS over TLS."""
-
-    def __init__(self, pki: Pki) -> None:
-        self.pki = pki
-        self.https, self.doh, self.dot = free_port(), free_port(), free_port()
-
-    def dwaarfile(self, site: Site, options: str = ALLOW) -> str:
-        return f"""{{
-    http_port 0
-    {options}
-}}
-a.test:{self.https} {{
-    bind 127.0.0.1
-    {site.tls}
-    dns_over_tls 127.0.0.1:{self.dot}
-    respond hello
-}}
-a.test:{self.doh} {{
-    bind 127.0.0.1
-    {site.tls}
-    dns_over_https
-}}
-"""
-
-    def staples(self, serial: int) -> set[bool]:
-        """Whether there is a good staple, on each listener; the certificate must be this one."""
-        seen = [
-            handshake(port, "a.test", self.pki.trust) for port in (self.https, self.doh, self.dot)
-        ]
-        assert {each.serial for each in seen} == {serial}
-        assert all(each.good == each.stapled for each in seen)
-        return {each.good for each in seen}
-
-    def wait(self, site: Site) -> None:
-        until("the staple", lambda: self.staples(site.serial) == {True})
-        assert curl_accepts(self.https, "a.test", self.pki.trust)
-
-
-def shown(service: Service) -> dict[str, Any]:
-    """The one row of showCertificates(), as text."""
-    said = service.console("[{k: str(v) for k, v in row.items()} for row in showCertificates()]")
-    [row] = ast.literal_eval(said)
-    assert isinstance(row, dict)
-    return row
-
-
-def told(service: Service, event: str) -> list[str]:
-    """The log lines of an event, with their levels."""
-    return [line for line in service.log().splitlines() if f"] {event} " in line]
 
 
 @pytest.fixture
