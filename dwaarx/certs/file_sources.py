@@ -20,7 +20,7 @@ from dwaarx.certs.file_watch import INTERVAL, PATIENCE, FileWatch
 from dwaarx.certs.internal_renewal import same
 from dwaarx.certs.ocsp import SKEW
 from dwaarx.certs.pair import KeyPair
-from dwaarx.certs.record import Duty, Held, Key, Record
+from dwaarx.certs.record import Duty, Held, Key, Record, hexadecimal
 from dwaarx.certs.stapling import Stapling
 from dwaarx.certs.store import Slot, openssl_reason
 from dwaarx.config.model import CertificateFiles
@@ -324,7 +324,7 @@ class FileSources:
                 tell(
                     "stapled",
                     name=record.name,
-                    serial=f"{record.serial:x}",
+                    serial=hexadecimal(record.serial),
                     until=_utc(record.until or 0.0),
                 )
 
@@ -371,7 +371,7 @@ def _tell_live(record: Record) -> None:
         "loaded",
         name=record.name,
         issuer=record.issuer,
-        serial=f"{record.serial:x}",
+        serial=hexadecimal(record.serial),
         until=_utc(record.not_after),
         staple="good" if record.until is not None else record.refusal,
     )

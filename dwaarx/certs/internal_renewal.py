@@ -14,7 +14,7 @@ from dwaarx.certs.errors import CertificateError, CertificateErrors, OcspError
 from dwaarx.certs.events import tell
 from dwaarx.certs.internal import InternalCA
 from dwaarx.certs.pair import KeyPair
-from dwaarx.certs.record import Duty, Held, Key
+from dwaarx.certs.record import Duty, Held, Key, hexadecimal
 from dwaarx.certs.store import Slot, openssl_reason
 from dwaarx.config.model import InternalCertificate
 from dwaarx.words import utc
@@ -112,7 +112,7 @@ class InternalRenewal:
                 "renewed",
                 name=record.name,
                 issuer=record.issuer,
-                serial=f"{record.serial:x}",
+                serial=hexadecimal(record.serial),
                 until=utc(slots[0].pair.certificate.not_valid_after_utc),
                 staple="good" if slots[0].staple is not None else record.refusal,
             )

@@ -35,7 +35,7 @@ from dwaarx.certs.internal import InternalCA
 from dwaarx.certs.internal_renewal import InternalRenewal
 from dwaarx.certs.ocsp_client import OcspClient
 from dwaarx.certs.overlay import Overlay
-from dwaarx.certs.record import Duty, Held, Key, Record
+from dwaarx.certs.record import Duty, Held, Key, Record, hexadecimal
 from dwaarx.certs.renewal import Renewal
 from dwaarx.certs.signals import Guard, Signal, Signals
 from dwaarx.certs.staple_store import StapleStore
@@ -406,7 +406,7 @@ class CertificateManager(Service):
             "revoked",
             LogLevel.error,
             name=record.name,
-            serial=f"{record.serial:x}",
+            serial=hexadecimal(record.serial),
             signal=signal.guard.value.lower(),
             reason=signal.words,
             action="a new certificate is being obtained"

@@ -221,9 +221,14 @@ def why_skipped(pair: KeyPair) -> str:
 
 
 def name_of(source: CertificateSource, index: int = 0) -> str:
-    """Name one certificate of a source: "files PATH", "acme NAME" or "internal NAME…"."""
+    """Name one certificate of a source: "files PATH", "internal NAME…", or the name by ACME."""
     if isinstance(source, tuple):
         return f"files {source[index].certificate}"
     if isinstance(source, AcmeCertificate):
-        return f"acme {source.name}"
+        return source.name
     return " ".join(("internal", *source.names))
+
+
+def hexadecimal(serial: int) -> str:
+    """Write a serial number in whole bytes, as openssl does."""
+    return serial.to_bytes(serial.bit_length() // 8 + 1).hex().removeprefix("00") or "00"

@@ -31,7 +31,7 @@ from dwaarx.certs.internal_renewal import same
 from dwaarx.certs.order_queue import OrderQueue
 from dwaarx.certs.overlay import Overlay
 from dwaarx.certs.pair import KeyPair
-from dwaarx.certs.record import Duty, Held, Key, Record, why_skipped
+from dwaarx.certs.record import Duty, Held, Key, Record, hexadecimal, why_skipped
 from dwaarx.certs.stapling import Stapling
 from dwaarx.certs.store import Slot, openssl_reason
 from dwaarx.config.model import AcmeCertificate
@@ -447,7 +447,7 @@ class Renewal:
             "obtained" if former is None else "renewed",
             name=name,
             issuer=record.issuer,
-            serial=f"{record.serial:x}",
+            serial=hexadecimal(record.serial),
             until=_until(record.not_after),
             staple="good" if slot.staple is not None else record.refusal,
         )

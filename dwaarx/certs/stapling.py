@@ -23,7 +23,7 @@ from dwaarx.certs.ocsp_client import Answer, OcspClient
 from dwaarx.certs.ocsp_request import responders
 from dwaarx.certs.pacer import HORIZON, Pacer
 from dwaarx.certs.pair import KeyPair
-from dwaarx.certs.record import Duty, Key, Record, host_of, why_skipped
+from dwaarx.certs.record import Duty, Key, Record, hexadecimal, host_of, why_skipped
 from dwaarx.certs.staple_store import StapleStore
 from dwaarx.certs.store import Slot
 from dwaarx.certs.turns import Turns
@@ -358,7 +358,7 @@ class Stapling:
         record.stapled(kept)
         record.failures = 0
         record.revoked = ""
-        tell("stapled", name=record.name, serial=f"{record.serial:x}", until=utc(staple.end))
+        tell("stapled", name=record.name, serial=hexadecimal(record.serial), until=utc(staple.end))
         assert record.until is not None
         now, until = self._now().timestamp(), record.until
         when = schedule.ocsp_success(

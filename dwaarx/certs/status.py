@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import attrs
 
-from dwaarx.certs.record import Held, Record
+from dwaarx.certs.record import Held, Record, hexadecimal
 from dwaarx.config.model import AcmeCertificate, CertificateSource
 from dwaarx.words import utc
 
@@ -82,7 +82,7 @@ def status_of(
     return CertificateStatus(
         names=names,
         issuer=record.issuer,
-        serial=_serial(record.serial) if record.known else "",
+        serial=hexadecimal(record.serial) if record.known else "",
         not_after=datetime.fromtimestamp(record.not_after, UTC) if record.known else None,
         key=record.key,
         source=kind,
@@ -100,8 +100,3 @@ def _why_not(record: Record, now: float) -> str:
     if record.refusal or record.until is None or now < record.until:
         return record.refusal
     return f"the staple ended at {utc(datetime.fromtimestamp(record.until, UTC))}"
-
-
-def _serial(number: int) -> str:
-    """Write a serial number in whole bytes, as openssl does."""
-    return number.to_bytes(number.bit_length() // 8 + 1).hex().removeprefix("00") or "00"

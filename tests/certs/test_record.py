@@ -149,7 +149,7 @@ def test_why_no_staple_is_fetched(leaf: pki.Entity, chain: bool, why: str) -> No
     ("source", "name"),
     [
         (FILES, "files /a.pem"),
-        (ACME, "acme www.test"),
+        (ACME, "www.test"),
         (INTERNAL, "internal a.test b.test"),
     ],
 )

@@ -120,7 +120,7 @@ def test_one_by_acme_that_is_not_there_yet(tmp_path):
     assert status.why_not_stapled == "there is no certificate yet"
     assert status.next_attempt is not None
     [outcome] = service.manager.reload()
-    assert outcome.description == "acme www.test (there is no certificate yet)"
+    assert outcome.description == "www.test (there is no certificate yet)"
 
 
 # --- refreshing by name -------------------------------------------------------
