@@ -242,7 +242,8 @@ class AriCheck:
         """Take up a window; `again` is when the CA wants to be asked again, if it said so."""
         if self._states.get(held) is not state:
             return
-        now = self._now().timestamp()
+        present = self._now()
+        now = present.timestamp()
         poll = POLL if again is None else again - now
         state.failures, state.problem = 0, ""
         at = now + min(max(poll, SHORTEST_POLL), LONGEST_POLL)
@@ -251,7 +252,7 @@ class AriCheck:
         if new == (state.start, state.end):
             return
         state.start, state.end = new
-        moment = _bounded(ari.choose(window, self._rng, self._now()))
+        moment = _bounded(ari.choose(window, self._rng, present))
         state.moment = max(moment, state.earliest)
         # Not at each answer: a hundred thousand of them are asked for several times a day.
         self._save(information_name(_name(held)), state, at)

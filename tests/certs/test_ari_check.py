@@ -198,6 +198,25 @@ def test_a_window_that_has_passed_renews_at_once(world):
     assert world.renewal() > world.now() + 40 * DAY
 
 
+def test_a_window_that_has_passed_is_told_though_time_goes_on_meanwhile(world, monkeypatch):
+    fixed(world, 50 * DAY, 55 * DAY)
+    world.obtained()
+    steady = AcmeWorld.now
+
+    def now(self):
+        self.start += timedelta(microseconds=1)
+        return steady(self)
+
+    monkeypatch.setattr(AcmeWorld, "now", now)
+    world.restart()
+    world.serve(SOURCE)
+    fixed(world, -2 * DAY, -DAY)
+    with capturedLogs() as logs:
+        world.pass_by(7 * HOUR, 600)
+    assert len(events(logs, "overdue")) == 1
+    assert len(world.orders) == 1
+
+
 @pytest.mark.parametrize("end", [-DAY, timedelta(seconds=5)], ids=["passed", "in a moment"])
 def test_a_ca_that_wants_each_one_renewed_at_once_gets_no_storm(world, end):
     world.information = lambda: (world.now() - 2 * DAY, world.now() + end)
