@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 from dwaarx.certs import manager
-from dwaarx.certs.status import _serial
+from dwaarx.certs.record import hexadecimal
 from dwaarx.config.model import AcmeCertificate, AcmeSettings, InternalCertificate
 from tests.certs import pki
 from tests.certs.service import RESPONDER, Service, Site
@@ -47,7 +47,7 @@ def statuses(service: Service, *sources):
     ],
 )
 def test_serials_are_written_in_whole_bytes(number: int, text: str) -> None:
-    assert _serial(number) == text
+    assert hexadecimal(number) == text
 
 
 def test_files_with_a_responder(service, tmp_path):
