@@ -10,7 +10,9 @@ from dwaarx.certs.errors import AcmeError
 
 _PREFIX = "urn:ietf:params:acme:error:"
 
-# What comes from a CA ends up in the log and in a table on the console.
+# What comes from a CA ends up in the log and in a table on the console, and may be kept for each
+# of many names.
+_MAX_REASON = 2000
 _MAX_DETAIL = 500
 _MAX_SUBPROBLEMS = 10
 
@@ -35,7 +37,7 @@ class CaError(AcmeError):
         code: str = "",
         passing: bool = False,
     ) -> None:
-        super().__init__(reason, retry_after, rejected=rejected)
+        super().__init__(shown(reason, _MAX_REASON), retry_after, rejected=rejected)
         self.code = code
         self.passing = passing
 
@@ -96,9 +98,12 @@ class Problem:
         )
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        return ""
+def shown(text: str, longest: int) -> str:
+    """Return a text of somebody else's as one line without anything that a terminal obeys."""
     # Line feeds would forge a line of the log, escapes and marks of direction what is read there.
-    shown = "".join(each if each.isprintable() else " " for each in value[:_MAX_DETAIL])
-    return " ".join(shown.split())
+    printable = "".join(each if each.isprintable() else " " for each in text[:longest])
+    return " ".join(printable.split())
+
+
+def _text(value: object) -> str:
+    return shown(value, _MAX_DETAIL) if isinstance(value, str) else ""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwaarx.certs.acme.problems import Problem
+from dwaarx.certs.acme.problems import CaError, Problem
 from tests.certs.acme.fake_ca import ERROR
 
 
@@ -98,3 +98,9 @@ def test_what_is_a_no_and_what_passes(
     error = of(type=ERROR + code, detail="x").error(retry_after, status=status)
     assert (error.code, error.retry_after) == (code, retry_after)
     assert (error.rejected, error.passing) == (rejected, passing)
+
+
+def test_a_reason_is_one_line_whatever_a_ca_put_into_it() -> None:
+    error = CaError("the order is \x1b[2Jok\nrevoked name=a \u202ex" + "y" * 10_000)
+    assert error.reason.startswith("the order is [2Jok revoked name=a xyy")
+    assert len(error.reason) < 2001
