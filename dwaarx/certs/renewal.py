@@ -369,8 +369,6 @@ class Renewal:
             try:
                 answer = await self._stapling.fetch_for(pair)
             except OcspError as error:
-                if held.dropped:
-                    return
                 if error.kind is Refusal.REVOKED:
                     self._refuse(held, state, f"the new certificate: {error}")
                     return
@@ -381,8 +379,7 @@ class Renewal:
                 slot = Slot(pair, None, error)
             else:
                 slot = self._stapling.kept(pair, answer)
-        if not held.dropped:
-            self._activate(held, state, slot)
+        self._activate(held, state, slot)
 
     def _refuse(self, held: Held, state: _State, reason: str) -> None:
         """Give up a new certificate; the next is ordered as seldom as if the CA had refused it."""

@@ -384,6 +384,21 @@ def test_many_names_at_a_ca_that_is_down_are_asked_about_one_after_another(world
     assert all(each >= SPACING - 0.01 for each in polls(world)[began:])
 
 
+def test_an_error_of_our_own_is_told_and_tried_again(world, monkeypatch):
+    def bug(_):
+        raise RuntimeError("a bug")
+
+    fixed(world, 10 * DAY, 11 * DAY)
+    monkeypatch.setattr(ari, "parse", bug)
+    world.obtained()
+    world.ticks()
+    assert len(world.critical) == 1
+    world.critical.clear()
+    monkeypatch.undo()
+    world.pass_by(2 * MINUTE)
+    assert world.renewal() < world.now() + 11 * DAY
+
+
 # --- the disk ---------------------------------------------------------------
 
 

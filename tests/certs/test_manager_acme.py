@@ -708,6 +708,51 @@ def test_one_that_openssl_refuses_at_the_start_keeps_no_other_from_being_served(
     assert "ca md too weak" in world.status().problem
 
 
+def test_a_reload_takes_up_what_lies_on_the_disk(world, monkeypatch):
+    identity, made = world.obtained()
+    before = identity.context
+    [outcome] = world.manager.reload()
+    assert outcome.error is None
+    assert identity.context is before
+    other = world.leaf(lifetime=DAY)
+    world.put(world.kept(), other)
+
+    def refuse(*_):
+        raise SSL.Error([("SSL routines", "", "ca md too weak")])
+
+    monkeypatch.setattr("dwaarx.tls.policy.certificate_context", refuse)
+    [outcome] = world.manager.reload()
+    assert f"{world.kept()}: OpenSSL does not take it: ca md too weak" in outcome.error
+    assert handshake(identity)[0] == made.certificate
+    assert int(world.status().serial, 16) == made.certificate.serial_number
+    monkeypatch.undo()
+    [outcome] = world.manager.reload()
+    assert outcome.error is None
+    world.ticks(15)
+    assert served(identity) == (other.certificate, True)
+    assert world.renewal() < world.now() + 16 * HOUR
+
+
+def test_a_reload_amid_a_renewal_leaves_that_alone(world):
+    identity, _ = world.obtained()
+    world.manager.renew(NAME)
+    world.put(world.kept(), world.leaf())
+    world.manager.reload()
+    made = world.issue()
+    world.ticks(15)
+    assert served(identity) == (made.certificate, True)
+
+
+def test_a_clock_that_is_set_back_renews_nothing_early(world):
+    world.obtained()
+    world.pass_by(59 * DAY, 600)
+    world.jump(-30 * DAY)
+    world.pass_by(10 * DAY, 600)
+    assert len(world.orders) == 1
+    world.pass_by(22 * DAY, 600)
+    assert len(world.orders) == 2
+
+
 def test_one_that_was_replaced_on_the_disk_is_looked_after_from_its_first_handshake(world):
     identity, _ = world.obtained()
     identity.discard()
