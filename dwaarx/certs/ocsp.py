@@ -41,7 +41,8 @@ _SIGNATURE_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 class Staple:
     """A verified response: good, ours, signed by who may, and in its dates. Times are UTC.
 
-    `end` is when it must no longer be sent: nextUpdate, or the certificate's end if sooner.
+    `end` is when it must no longer be sent: nextUpdate, or if sooner the end of the certificate
+    or of the delegate that signed, after which no client takes it.
     """
 
     der: bytes = attrs.field(repr=False)
@@ -69,7 +70,7 @@ def verify(
             raise OcspError(Refusal.UNSUCCESSFUL, f"the responder answered with an error: {status}")
         single = _find_single(response, certificate, issuer)
         _check_extensions(response)
-        _check_signature(response, issuer, now)
+        signer = _check_signature(response, issuer, now)
         # Only what is signed is believed; a revocation, once signed, does not grow old.
         _check_status(single)
         next_update = _check_dates(single, now)
@@ -77,7 +78,7 @@ def verify(
             response_der,
             single.this_update_utc,
             next_update,
-            min(next_update, certificate.not_valid_after_utc),
+            min(next_update, certificate.not_valid_after_utc, signer.not_valid_after_utc),
         )
 
 
@@ -109,7 +110,7 @@ def _find_single(
     """Return the SingleResponse with our CertID, in the hash that it uses itself.
 
     A response to a request for several certificates holds one for each; of those that are
-    about ours the newest counts.
+    about ours the newest counts, and of two as new the one that is not "good".
     """
     if not issued_by(certificate, issuer):
         raise OcspError(Refusal.NO_ISSUER, "the issuer given did not issue the certificate")
@@ -131,9 +132,10 @@ def _find_single(
             and single.issuer_name_hash == wanted.issuer_name_hash
             and single.issuer_key_hash == wanted.issuer_key_hash
         ):
-            ours.append((single.this_update_utc, is_critical, single))
+            bad = single.certificate_status is not ocsp.OCSPCertStatus.GOOD
+            ours.append((single.this_update_utc, bad, is_critical, single))
     if ours:
-        _, is_critical, single = max(ours, key=lambda found: found[0])
+        _, _, is_critical, single = max(ours, key=lambda found: found[:2])
         if is_critical:
             raise OcspError(
                 Refusal.UNSUPPORTED, "what it says has a critical extension that is not known here"
@@ -172,8 +174,10 @@ def _check_extensions(response: ocsp.OCSPResponse) -> None:
 # --- by whom ----------------------------------------------------------------
 
 
-def _check_signature(response: ocsp.OCSPResponse, issuer: x509.Certificate, now: datetime) -> None:
-    """RFC 6960 section 4.2.2.2: the issuer itself, or a delegate that it issued directly."""
+def _check_signature(
+    response: ocsp.OCSPResponse, issuer: x509.Certificate, now: datetime
+) -> x509.Certificate:
+    """Return who signed; RFC 6960 section 4.2.2.2: the issuer, or a delegate that it issued."""
     signers = [
         candidate
         for candidate in (issuer, *response.certificates)
@@ -194,7 +198,7 @@ def _check_signature(response: ocsp.OCSPResponse, issuer: x509.Certificate, now:
         except OcspError as error:
             refusals.append(error)
         else:
-            return
+            return signer
     # The last is about the embedded certificate, if there is one: the nearer to the signer.
     raise refusals[-1]
 

@@ -99,6 +99,12 @@ def test_the_end_is_the_certificates_if_that_is_sooner():
     assert staple.end == leaf.certificate.not_valid_after_utc
 
 
+def test_the_end_is_the_delegates_if_that_is_sooner():
+    delegate = pki.make_delegate(ROOT, not_before=NOW - pki.DAY, lifetime=pki.DAY + 2 * MINUTE)
+    staple = check(pki.make_response(LEAF, delegate))
+    assert staple.end == delegate.certificate.not_valid_after_utc < staple.next_update
+
+
 def test_assembled_by_hand_with_an_explicit_version():
     check(pki.assemble(ROOT, [pki.single(LEAF)]))
     # The default must not be encoded in DER; OpenSSL reads it, and so the walk must not trip.
@@ -125,6 +131,12 @@ def test_of_two_about_ours_the_newer_counts():
     for singles in ([old, new], [new, old]):
         staple = check(pki.assemble(ROOT, singles))
         assert staple.this_update == NOW - timedelta(days=1)
+
+
+def test_of_two_as_new_about_ours_the_bad_one_counts():
+    singles = [pki.single(LEAF), pki.single(LEAF, status=pki.revoked(1))]
+    for each in (singles, singles[::-1]):
+        assert refusal(pki.assemble(ROOT, each))[0] is Refusal.REVOKED
 
 
 def test_no_single_response():
