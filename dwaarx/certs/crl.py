@@ -34,17 +34,18 @@ _KNOWN_OF_ENTRIES = frozenset((b"\x55\x1d\x15", b"\x55\x1d\x18"))
 
 @attrs.frozen
 class Revoked:
-    """An entry: since when (UTC), and why if the CA says it.
+    """An entry: since when (UTC) if that can be read, and why if the CA says it.
 
     The reason `certificate_hold` stands for a revocation that the CA may take back.
     """
 
-    at: datetime
+    at: datetime | None
     reason: x509.ReasonFlags | None
 
     def __str__(self) -> str:
+        since = f" since {utc(self.at)}" if self.at is not None else ""
         why = f" ({self.reason.value})" if self.reason is not None else ""
-        return f"the certificate is listed as revoked since {utc(self.at)}{why}"
+        return f"the certificate is listed as revoked{since}{why}"
 
 
 @attrs.frozen(eq=False)
@@ -69,7 +70,14 @@ class Crl:
         reason = _reason(entry)
         if reason is x509.ReasonFlags.remove_from_crl:
             return None
-        return Revoked(entry.revocation_date_utc, reason)
+        return Revoked(_date(entry), reason)
+
+
+def _date(entry: x509.RevokedCertificate) -> datetime | None:
+    try:
+        return entry.revocation_date_utc
+    except PARSE_ERRORS:
+        return None  # of the year 0, which a list may hold; revoked it is all the same
 
 
 def _reason(entry: x509.RevokedCertificate) -> x509.ReasonFlags | None:

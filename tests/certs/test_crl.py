@@ -74,6 +74,15 @@ def test_who_is_revoked_since_when_and_why(key_type):
     assert crl.revocation(-1) is None
 
 
+def test_revoked_since_a_year_that_there_is_not():
+    at = NOW - timedelta(days=5)
+    entry = crls.entry(7, crls.reason(1), at=at)
+    entry = entry.replace(f"{at:%Y%m%d%H%M%S}Z".encode(), b"00000101000000Z")
+    revoked = check(crls.make_crl(ROOT, [entry])).revocation(7)
+    assert revoked == Revoked(None, x509.ReasonFlags.key_compromise)
+    assert str(revoked) == "the certificate is listed as revoked (keyCompromise)"
+
+
 def test_what_operators_are_told():
     at = NOW.replace(year=2026, month=3, day=1, hour=9, minute=5, second=0)
     words = "the certificate is listed as revoked since 2026-03-01 09:05:00 UTC"
