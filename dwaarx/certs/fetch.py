@@ -56,6 +56,9 @@ _SAME_METHOD = (307, 308)
 _TO_GET = 303
 _REDIRECTS = (301, 302, _TO_GET, *_SAME_METHOD)
 
+# Status codes have three digits; Twisted takes any number.
+_CODES = range(100, 1000)
+
 _HTTP_ERRORS = (
     RequestGenerationFailed,
     RequestTransmissionFailed,
@@ -81,6 +84,7 @@ class _Request:
     headers: dict[bytes, bytes]
     limit: int
     trust: Path | None
+    secure: bool = False  # it comes from a redirect by https, and must not go on without
 
 
 class _Job:
@@ -123,7 +127,10 @@ class Fetcher:
         self._allowed = allowed
         self._timeout = timeout
         self._now = now
+        # Names that come from redirects have threads of their own: a server could make up ever
+        # new ones whose DNS hangs, and the names in certificates are not to wait for those.
         self._lookups = Lookups(reactor, resolver)
+        self._lookups_of_redirects = Lookups(reactor, resolver)
         self._jobs: set[_Job] = set()
         self._wires: set[Wire] = set()
         self._closed = False
@@ -143,8 +150,8 @@ class Fetcher:
 
         `trust`: a bundle of roots (PEM) in place of the system's, for https. Fails with FetchError
         for all but 2xx, and with CancelledError if it is cancelled. Redirects are followed
-        MAX_REDIRECTS times, each through the same gate; from https to http as well, since what is
-        fetched is signed.
+        MAX_REDIRECTS times, each through the same gate, and not from https to http: renewal
+        information has no signature of its own.
         """
         headers = {b"User-Agent": _USER_AGENT.encode("ascii")}
         if accept is not None:
@@ -164,6 +171,7 @@ class Fetcher:
         for wire in list(self._wires):
             wire.abort()
         self._lookups.close()
+        self._lookups_of_redirects.close()
 
     async def _run(self, job: _Job, request: _Request) -> Fetched:
         if self._closed:
@@ -186,8 +194,9 @@ class Fetcher:
     async def _follow(self, job: _Job, request: _Request, until: float) -> Fetched:
         start = ""
         for _ in range(MAX_REDIRECTS + 1):
+            lookups = self._lookups_of_redirects if start else self._lookups
             try:
-                answer = await self._exchange(job, request, until)
+                answer = await self._exchange(job, request, until, lookups)
             except FetchError as error:
                 if not start:
                     raise
@@ -200,10 +209,16 @@ class Fetcher:
         reason = f"{start} redirects more than {MAX_REDIRECTS} times"
         raise FetchError(FetchFailure.REFUSED, reason)
 
-    async def _exchange(self, job: _Job, request: _Request, until: float) -> Fetched | _Request:
+    async def _exchange(
+        self, job: _Job, request: _Request, until: float, lookups: Lookups
+    ) -> Fetched | _Request:
         """Send one request; return its answer, or what it redirects to."""
         url = parse(request.url)
         job.host = url.authority()
+        secure = url.scheme == "https"
+        if request.secure and not secure:
+            reason = f"{job.host} is not asked by http where https was asked for"
+            raise FetchError(FetchFailure.REFUSED, reason)
         wire = Wire(
             self._reactor,
             lambda: job.end(FetchFailure.TOO_LARGE, f"{job.host} answers with endless headers"),
@@ -214,10 +229,10 @@ class Fetcher:
             host = uri.host.decode("ascii")
             return GuardedEndpoint(
                 self._reactor,
-                self._lookups,
+                lookups,
                 host,
                 uri.port,
-                client_tls(host, request.trust) if uri.scheme == b"https" else None,
+                client_tls(host, request.trust) if secure else None,
                 self._allowed(),
                 until,
                 job.doing,
@@ -238,8 +253,10 @@ class Fetcher:
                 reactor=cast("Any", self._reactor),  # treq's name for it is private
             )
             wire.headed()
+            if response.code not in _CODES:
+                raise FetchError(FetchFailure.BROKEN, f"what {job.host} answers is no HTTP")
             if response.code in _REDIRECTS:
-                return _redirected(job.host, request, response)
+                return attrs.evolve(_redirected(job.host, request, response), secure=secure)
             if not 200 <= response.code < 300:
                 raise self._status(job.host, response)
             body = await _body(job, response, request.limit)
@@ -294,7 +311,7 @@ def _headers(response: IResponse) -> dict[str, str]:
         name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
         for name, values in response.headers.getAllRawHeaders()
     }
-    # treq adds it when it is not there; and it says nothing, since PlainAgent takes no encoding.
+    # treq adds it, empty: PlainAgent leaves none.
     headers.pop("content-encoding", None)
     return headers
 

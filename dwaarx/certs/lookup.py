@@ -161,8 +161,18 @@ class Lookups:
         if self._pool is None:
             self._pool = _Threads(0, THREADS, "certificates' look-ups")
             self._pool.start()
-        asked = deferToThreadPool(self._reactor, self._pool, self._ask, lookup.host)
-        asked.addCallbacks(lookup.answered, lookup.failed)
+        asked = deferToThreadPool(self._reactor, self._pool, self._ask_if_awaited, lookup)
+        asked.addCallbacks(self._answered, lookup.failed, (lookup,))
+
+    def _ask_if_awaited(self, lookup: _Lookup) -> Sequence[str] | None:
+        """Ask, in a thread; None if all have given up before it was this question's turn."""
+        return self._ask(lookup.host) if lookup.waiting else None
+
+    def _answered(self, found: Sequence[str] | None, lookup: _Lookup) -> None:
+        if found is None and lookup.waiting:
+            self._start(lookup)  # someone came just then
+        else:
+            lookup.answered(found or ())
 
     def _forget(self, lookup: _Lookup) -> None:
         if self._running.get(lookup.host) is lookup:

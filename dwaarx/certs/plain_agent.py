@@ -52,7 +52,8 @@ class _Endpoints:
 class PlainAgent:
     """An Agent over endpoints of our making: contents are never encoded, and cookies never seen.
 
-    (A few hundred octets of gzip can hold gigabytes; a limit on them would come too late.)
+    (A few hundred octets of gzip can hold gigabytes; a limit on them would come too late.) What
+    comes with an error or a redirect is not read, so it may be as it likes.
     """
 
     def __init__(self, reactor: Reactor, make: Callable[[URI], IStreamClientEndpoint]) -> None:
@@ -76,6 +77,8 @@ def _plain(response: IResponse) -> IResponse:
     response.headers.removeHeader(b"Set-Cookie")
     response.headers.removeHeader(b"Set-Cookie2")
     encodings = response.headers.getRawHeaders(b"Content-Encoding", [])
-    if any(each.strip().lower() not in {b"", b"identity"} for each in encodings):
+    response.headers.removeHeader(b"Content-Encoding")
+    encoded = any(each.strip().lower() not in {b"", b"identity"} for each in encodings)
+    if encoded and 200 <= response.code < 300:
         raise FetchError(FetchFailure.BROKEN, "the answer is compressed, which was not asked for")
     return response

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import queue
 
 import attrs
 from OpenSSL import SSL
@@ -19,6 +20,21 @@ from dwaarx.certs.fetch import Fetcher
 
 NOW = 1_790_000_000.0
 PUBLIC = "93.184.215.14"
+LONG = 10  # seconds that a test waits for a thread, before it fails
+
+
+class ThreadedReactor(MemoryReactorClock):
+    """Takes calls from threads; `turn` makes the next one."""
+
+    def __init__(self):
+        super().__init__()
+        self.from_threads = queue.Queue()
+
+    def callFromThread(self, function, *args, **kwargs):
+        self.from_threads.put(lambda: function(*args, **kwargs))
+
+    def turn(self):
+        self.from_threads.get(timeout=LONG)()
 
 
 class Resolver:
@@ -129,10 +145,9 @@ class Outcome:
 class Internet:
     """A reactor, a resolver, a fetcher, and the lines that were made."""
 
-    def __init__(self):
-        self.reactor = MemoryReactorClock()
-        self.resolver = Resolver()
-        self.resolver.names["ocsp.example"] = [[PUBLIC]]
+    def __init__(self, reactor, resolver):
+        self.reactor = reactor
+        self.resolver = resolver
         self.allowed = ()
         self.timeout = 10.0
         self.fetcher = Fetcher(
@@ -184,8 +199,11 @@ class Internet:
 
 
 @contextlib.contextmanager
-def internet():
-    """Make an Internet; nothing of it is left over, and nothing went wrong unheard."""
+def internet(threaded=None):
+    """Make an Internet; nothing of it is left over, and nothing went wrong unheard.
+
+    With a ThreadedReactor in `threaded` it asks socket.getaddrinfo in threads.
+    """
     failures = []
 
     def observe(event):
@@ -194,7 +212,11 @@ def internet():
 
     globalLogPublisher.addObserver(observe)
     try:
-        made = Internet()
+        if threaded is not None:
+            made = Internet(threaded, None)
+        else:
+            made = Internet(MemoryReactorClock(), Resolver())
+            made.resolver.names["ocsp.example"] = [[PUBLIC]]
         yield made
         made.reactor.advance(0)
         made.fetcher.close()

@@ -178,6 +178,25 @@ def test_https(internet, ca, bundle):
     assert server.alert == "close_notify"
 
 
+def test_a_redirect_does_not_lead_from_https_to_http(internet, ca, bundle):
+    leaf = pki.make_leaf(ca, ["ocsp.example"])
+    outcome, server = over_tls(internet, leaf, trust=bundle)
+    server.says(b"HTTP/1.1 307 x\r\nLocation: http://ocsp.example/\r\n\r\n")
+    assert outcome.kind is FetchFailure.REFUSED
+    assert outcome.reason == (
+        "ocsp.example is not asked by http where https was asked for (redirected by ocsp.example)"
+    )
+    assert internet.dialled == [(PUBLIC, 443)]
+    # The other way round, and on.
+    outcome = internet.fetch(trust=bundle)
+    internet.accept().says(b"HTTP/1.1 307 x\r\nLocation: https://ocsp.example/\r\n\r\n")
+    server = TlsServer(internet.accept(), leaf)
+    server.says(b"HTTP/1.1 307 x\r\nLocation: /x\r\n\r\n")
+    server = TlsServer(internet.accept(), leaf)
+    server.says(OK)
+    assert outcome.fetched.url == "https://ocsp.example/x"
+
+
 def test_https_to_an_address(internet, ca, bundle):
     leaf = pki.make_leaf(ca, ["1.1.1.1"])
     outcome, server = over_tls(internet, leaf, "https://1.1.1.1:8443/", trust=bundle)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import queue
+import socket
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -14,9 +17,10 @@ from dwaarx import __version__
 from dwaarx.certs.endpoint import CLOSE_TIMEOUT, MAX_HEAD
 from dwaarx.certs.errors import FetchFailure
 from dwaarx.certs.fetch import MAX_REDIRECTS, MAX_RESPONSE
+from dwaarx.certs.lookup import THREADS
 from dwaarx.certs.url import MAX_URL
 from tests.certs import fake_internet
-from tests.certs.fake_internet import NOW, PUBLIC
+from tests.certs.fake_internet import LONG, NOW, PUBLIC
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
@@ -128,6 +132,16 @@ def test_every_other_status_is_an_error(internet, status, words):
     assert internet.lines[0].ended == ("lose" if status == 304 else "abort")
 
 
+def test_an_error_or_a_redirect_may_be_compressed_as_it_is_not_read(internet):
+    packed = b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc"
+    outcome = internet.answer(b"HTTP/1.1 503 x\r\nRetry-After: 120\r\n" + packed)
+    assert outcome.reason == "ocsp.example answers 503 Service Unavailable"
+    assert outcome.error.retry_after == NOW + 120
+    outcome = internet.answer(b"HTTP/1.1 302 x\r\nLocation: /x\r\n" + packed)
+    internet.accept().says(OK)
+    assert outcome.fetched.body == b"hello"
+
+
 def test_retry_after_comes_with_the_error(internet):
     outcome = internet.answer(b"HTTP/1.1 503 x\r\nRetry-After: 120\r\n\r\n")
     assert outcome.error.retry_after == NOW + 120
@@ -140,6 +154,8 @@ def test_retry_after_comes_with_the_error(internet):
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
         b"\x15\x03\x01\x00\x02\x02\x46\n\n",
         b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 %s OK\r\n\r\n" % (b"9" * 4000),
+        b"HTTP/1.1 -200 OK\r\n\r\n",
         b"HTTP/x 200 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n folded: x\r\n\r\n",
@@ -346,6 +362,30 @@ def test_redirects_pass_the_same_gate(internet, to, reason):
     assert outcome.kind is FetchFailure.REFUSED
     assert reason in outcome.reason
     assert internet.dialled == [(PUBLIC, 80)]
+
+
+def test_names_of_redirects_do_not_keep_those_of_certificates_waiting(monkeypatch):
+    """Each redirect names another host whose DNS hangs."""
+    hanging, asked = threading.Event(), queue.Queue()
+
+    def getaddrinfo(host, *_, **__):
+        asked.put(host)
+        if host.startswith("hanging"):
+            assert hanging.wait(LONG)
+        return [(0, 0, 0, "", (PUBLIC, 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    reactor = fake_internet.ThreadedReactor()
+    with fake_internet.internet(reactor) as made:
+        for number in range(THREADS + 1):
+            made.fetch()
+            reactor.turn()  # the address of ocsp.example
+            made.accept().says(redirect(f"http://hanging{number}.example/"))
+        outcome = made.fetch("http://other.example/")
+        reactor.turn()
+        made.accept().says(OK)
+        assert outcome.fetched.body == b"hello"
+        hanging.set()
 
 
 def test_who_redirected_is_told(internet):

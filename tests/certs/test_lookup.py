@@ -9,29 +9,14 @@ from ipaddress import ip_address
 
 import pytest
 from twisted.internet.defer import CancelledError
-from twisted.internet.testing import MemoryReactorClock
 
 from dwaarx.certs import lookup
 from dwaarx.certs.errors import FetchError, FetchFailure
 from dwaarx.certs.lookup import MAX_ADDRESSES, MAX_LOOKUP, THREADS, Lookups
-from tests.certs.fake_internet import Resolver
+from tests.certs import fake_internet
+from tests.certs.fake_internet import LONG, Resolver, ThreadedReactor
 
-PUBLIC = ip_address("93.184.215.14")
-LONG = 10  # seconds that a test waits for a thread, before it fails
-
-
-class Reactor(MemoryReactorClock):
-    """Takes calls from threads; `turn` makes the next one."""
-
-    def __init__(self):
-        super().__init__()
-        self.from_threads = queue.Queue()
-
-    def callFromThread(self, function, *args, **kwargs):
-        self.from_threads.put(lambda: function(*args, **kwargs))
-
-    def turn(self):
-        self.from_threads.get(timeout=LONG)()
+PUBLIC = ip_address(fake_internet.PUBLIC)
 
 
 class System:
@@ -52,7 +37,7 @@ class System:
 
 @pytest.fixture
 def reactor():
-    return Reactor()
+    return ThreadedReactor()
 
 
 @pytest.fixture
@@ -120,6 +105,40 @@ def test_giving_up_leaves_the_others_waiting(lookups, reactor, system):
     reactor.turn()
     assert other == [(PUBLIC,)]
     given_up.cancel()
+
+
+def test_a_name_that_nobody_waits_for_any_more_is_not_asked(lookups, reactor, system):
+    for number in range(THREADS):
+        result(lookups.addresses(f"hanging{number}.example"))
+        assert system.asked.get(timeout=LONG)
+    given_up = [lookups.addresses(f"{number}.example") for number in range(100)]
+    for each in given_up:
+        result(each)
+        each.cancel()
+    wanted = lookups.addresses("50.example")
+    results = result(wanted)
+    system.go.set()
+    for _ in range(THREADS + 100):
+        reactor.turn()
+    assert results == [(PUBLIC,)]
+    assert system.asked.get(timeout=LONG)[0] == "50.example"
+    assert system.asked.empty()
+
+
+def test_who_comes_while_a_name_is_passed_over_is_answered(lookups, reactor, system):
+    for number in range(THREADS):
+        result(lookups.addresses(f"hanging{number}.example"))
+        assert system.asked.get(timeout=LONG)
+    given_up = lookups.addresses("a.example")
+    result(given_up)
+    given_up.cancel()
+    system.go.set()
+    passed = [reactor.from_threads.get(timeout=LONG) for _ in range(THREADS + 1)]
+    results = result(lookups.addresses("a.example"))
+    for each in passed:
+        each()
+    reactor.turn()
+    assert results == [(PUBLIC,)]
 
 
 @pytest.mark.parametrize(
