@@ -89,6 +89,11 @@ class Pacer:
         known.tails[urgent] = tail = max(tail, at)
         return tail
 
+    def held_until(self, host: str, now: float) -> float | None:
+        """Return until when a host asked to be left alone; None if it did not, or that is over."""
+        known = self._hosts.get(host)
+        return known.hold if known is not None and known.hold > now else None
+
     def succeeded(self, host: str) -> None:
         """Note that the host answered a request as it should."""
         self._host(host).failed = False

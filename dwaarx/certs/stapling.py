@@ -41,11 +41,15 @@ _STOPPING = "the service is stopping"
 
 
 class UnansweredError(OcspError):
-    """None of the responders gave a staple; `retry_after` is what they asked for, POSIX time."""
+    """None of the responders gave a staple; `retry_after` is what they asked for, POSIX time.
 
-    def __init__(self, kind: Refusal, reason: str, retry_after: float | None) -> None:
+    `cause` is what became of the last one that was tried, as it is counted.
+    """
+
+    def __init__(self, kind: Refusal, reason: str, retry_after: float | None, cause: str) -> None:
         super().__init__(kind, reason)
         self.retry_after = retry_after
+        self.cause = cause
 
 
 class Owner(Protocol):
@@ -151,6 +155,11 @@ class Stapling:
         key, urgent = (Duty.STAPLE, record), record.urgent(now)
         soon = record.urgent_from
         if not self._turns.may_go(key, host, now, urgent=urgent, urgent_from=soon):
+            held = self._pacer.held_until(host, now)
+            if held is not None and record in self._waiting:
+                when = utc(datetime.fromtimestamp(held, UTC))
+                words = f"{host} asked not to be asked before {when}"
+                self._answer(Outcome(record, words, good=False))
             return False
         self._start(record)
         return True
@@ -223,7 +232,7 @@ class Stapling:
         """
         assert pair.issuer is not None
         problems: list[str] = []
-        kind = Refusal.UNREACHABLE
+        kind, cause = Refusal.UNREACHABLE, "waiting"
         # When those that may be asked at all want to be asked again; None if they did not say.
         later: list[float | None] = []
         for responder in responders:
@@ -238,7 +247,8 @@ class Stapling:
             try:
                 answer = await self._client.ask(pair.certificate, pair.issuer, responder)
             except OcspError as error:
-                self.counts[error.kind.name.lower()] += 1
+                cause = error.kind.name.lower()
+                self.counts[cause] += 1
                 if error.kind is Refusal.REVOKED:
                     self._pacer.succeeded(host)
                     raise
@@ -250,7 +260,8 @@ class Stapling:
                 else:
                     self._pacer.failed(host)
             except FetchError as error:
-                self.counts[error.kind.name.lower()] += 1
+                cause = error.kind.name.lower()
+                self.counts[cause] += 1
                 problems.append(f"{responder}: {error}")
                 if error.kind is not FetchFailure.REFUSED:  # then nobody was asked
                     later.append(error.retry_after)
@@ -262,7 +273,7 @@ class Stapling:
         # The first of them to be ready again is reason enough to ask.
         waits = [at for at in later if at is not None]
         wait = min(waits) if waits and len(waits) == len(later) else None
-        raise UnansweredError(kind, "; ".join(problems), wait)
+        raise UnansweredError(kind, "; ".join(problems), wait, cause)
 
     async def fetch_for(self, pair: KeyPair) -> Answer:
         """Fetch the staple that a new certificate goes live with; raises OcspError."""
@@ -431,7 +442,7 @@ class Stapling:
                 LogLevel.error if good is None and record.must_staple else LogLevel.warn,
                 what="staple",
                 name=record.name,
-                kind=error.kind.name.lower(),
+                kind=getattr(error, "cause", error.kind.name.lower()),
                 reason=str(error),
                 present=f"stays until {utc(good)}" if good is not None else "no staple",
                 next_attempt=utc(datetime.fromtimestamp(when, UTC)),

@@ -60,8 +60,9 @@ _DAY: Final = 86400.0
 _REFRESH: Final = (_MINUTE, 7 * _DAY)
 # Less than a round trip fails always; while one waits, the others of its responder do too.
 _OCSP_TIMEOUT: Final = (0.1, _MINUTE)
-# A responder of one's own may answer for months.
-_MAX_AGE: Final = (_MINUTE, 365 * _DAY)
+# The next staple is fetched at half of it, and no sooner than after a minute: less would leave
+# handshakes without in between. A responder of one's own may answer for months.
+_MAX_AGE: Final = (5 * _MINUTE, 365 * _DAY)
 # A context takes some 20 kB; nobody has memory for more.
 _MOST_CACHED: Final = 10_000_000
 

@@ -872,3 +872,16 @@ def test_a_stop_leaves_nothing_behind(world):
     world.manager.stopService()
     assert [outcome.words for outcome in done[0]] == ["the service is stopping"]
     assert all(isinstance(pending, Deferred) and pending.called for pending in world.pending)
+
+
+def test_refresh_of_a_responder_that_wants_to_be_left_alone_is_answered_at_once(world):
+    world.rules["one.test"] = failing(FetchFailure.STATUS, "503", world.now().timestamp() + 3600)
+    world.serve(world.files(leaf("http://one.test/")))
+    world.pass_by(MINUTE)
+    asked = len(world.asked)
+    done = refreshed(world)
+    world.pass_by(timedelta(seconds=1))
+    [[outcome]] = done
+    assert not outcome.good
+    assert "one.test asked not to be asked before" in outcome.words
+    assert len(world.asked) == asked

@@ -144,7 +144,7 @@ def test_no_home_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ocsp { refresh 8d }", "2:16: `8d` does not fit here: expected from 1m to 7d"),
         ("ocsp { timeout 99ms }", "2:16: `99ms` does not fit here: expected from 100ms to 1m"),
         ("ocsp { timeout 61s }", "2:16: `61s` does not fit here: expected from 100ms to 1m"),
-        ("ocsp { max_age 366d }", "2:16: `366d` does not fit here: expected from 1m to 365d"),
+        ("ocsp { max_age 366d }", "2:16: `366d` does not fit here: expected from 5m to 365d"),
         ("ocsp { max_age 11h }", "2:16: `max_age` is shorter than `refresh` (11h and 12h): there"),
         ("ocsp { max_aeg 11h }", "2:8: `max_aeg` is not a directive of `ocsp`; did you mean"),
         ("ocsp { allow_responder }", "2:8: a word is missing: expected `allow_responder NETWORK…`"),

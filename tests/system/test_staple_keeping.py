@@ -144,18 +144,18 @@ def test_what_lies_on_the_disk_is_not_believed(
 def test_max_age(pki: Pki, listeners: Listeners, responder: Responder, serve: Serve) -> None:
     """It holds across restarts too, for it is the age of the file."""
     site = pki.leaf(ocsp=[responder.url])
-    service = serve(listeners.dwaarfile(site, options("refresh 1m", "max_age 1m")))
+    service = serve(listeners.dwaarfile(site, options("refresh 1m", "max_age 5m")))
     listeners.wait(site)
     service.stop()
     responder.stop()
     [kept] = (service.storage / "ocsp").glob("*.der")
-    fetched = time.time() - 52
+    fetched = time.time() - 292
     os.utime(kept, (fetched, fetched))
     service.start()
     assert listeners.staples(site.serial) == {True}
     assert told(service, "unstapled") == []
     until("the end", lambda: listeners.staples(site.serial) == {False})
-    assert time.time() - fetched >= 60
+    assert time.time() - fetched >= 300
     [warning] = until("the warning", lambda: told(service, "unstapled"))
     assert "#warn]" in warning
     for _ in range(5):
