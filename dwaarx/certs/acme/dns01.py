@@ -12,6 +12,7 @@ import dns.name
 import dns.query
 import dns.rcode
 import dns.rdatatype
+import dns.tsig
 import dns.tsigkeyring
 import dns.update
 
@@ -33,6 +34,15 @@ _MAX_ALIASES = 8
 
 _LABEL = "_acme-challenge"
 
+# One of the two has another key than the other, or another time: that does not mend itself.
+_KEY_ERRORS = (
+    dns.tsig.PeerError,
+    dns.tsig.BadSignature,
+    dns.tsig.BadKey,
+    dns.tsig.BadAlgorithm,
+    dns.tsig.BadTime,
+)
+
 
 class Rfc2136Solver:
     """One server that takes updates; synchronous, for threads.
@@ -44,6 +54,8 @@ class Rfc2136Solver:
     def __init__(self, settings: Rfc2136, stop: threading.Event | None = None) -> None:
         self._settings = settings
         self._stop = stop if stop is not None else threading.Event()
+        # Where the records are that the server took, or may have taken.
+        self._there: dict[tuple[str, str], tuple[dns.name.Name, dns.name.Name]] = {}
 
     def present(self, name: str, value: str) -> None:
         """Add the TXT record for a name, and wait until the server answers it; raises AcmeError.
@@ -53,12 +65,20 @@ class Rfc2136Solver:
         owner, zone = self._place(name)
         update = self._update(zone)
         update.add(owner, _TTL, "TXT", value)
-        self._exchange(update, f"adding {owner}")
+        self._there[name, value] = owner, zone
+        try:
+            self._exchange(update, f"adding {owner}")
+        except AcmeError as error:
+            if error.rejected:
+                del self._there[name, value]
+            raise
         self._await(owner, value)
 
     def remove(self, name: str, value: str) -> None:
-        """Delete the TXT record of that value, and no other; raises AcmeError."""
-        owner, zone = self._place(name)
+        """Delete the TXT record of that value, and no other, if it was added; raises AcmeError."""
+        if (name, value) not in self._there:
+            return
+        owner, zone = self._there.pop((name, value))
         update = self._update(zone)
         update.delete(owner, "TXT", value)
         self._exchange(update, f"deleting {owner}")
@@ -141,7 +161,9 @@ class Rfc2136Solver:
             keyring = dns.tsigkeyring.from_text({settings.key_name: settings.secret})
             message.use_tsig(keyring, algorithm=dns.name.from_text(settings.algorithm))
         except (dns.exception.DNSException, ValueError) as error:
-            raise AcmeError(f"the key of `dns rfc2136` is not usable: {error}") from error
+            raise AcmeError(
+                f"the key of `dns rfc2136` is not usable: {error}", rejected=True
+            ) from error
 
     def _exchange(
         self, message: dns.message.Message, what: str, *, refused: bool = True
@@ -157,7 +179,10 @@ class Rfc2136Solver:
             except OSError as error:
                 reason = reason_of(error)
             except (dns.exception.DNSException, EOFError, ValueError) as error:
-                raise AcmeError(f"{what} at {self._server} failed: {_why(error)}") from error
+                raise AcmeError(
+                    f"{what} at {self._server} failed: {_why(error)}",
+                    rejected=isinstance(error, _KEY_ERRORS),
+                ) from error
             else:
                 if refused and answer.rcode() != dns.rcode.NOERROR:
                     code = dns.rcode.to_text(answer.rcode())

@@ -117,11 +117,13 @@ def fails(act: Callable[[], None]) -> AcmeError:
 
 
 def test_a_record_comes_and_goes(server: Server) -> None:
-    solver().present("*.example.test", "one")
+    records = solver()
+    records.present("*.example.test", "one")
     solver().present("example.test", "two")
     assert server.texts == [(OWNER, "one"), (OWNER, "two")]
-    solver().remove("*.example.test", "one")
+    records.remove("*.example.test", "one")
     assert server.texts == [(OWNER, "two")]
+    records.remove("*.example.test", "one")  # what is gone is not asked for again
     assert set(server.addresses) == {("127.0.0.1", 5353, 10.0)}
 
 
@@ -142,9 +144,10 @@ def test_an_owner_that_is_a_zone_itself(server: Server) -> None:
 def test_aliases_are_followed(server: Server) -> None:
     server.zones.append("proofs.test.")
     server.aliases = {OWNER: "a.proofs.test.", "a.proofs.test.": "b.proofs.test."}
-    solver().present("example.test", "one")
+    records = solver()
+    records.present("example.test", "one")
     assert server.texts == [("b.proofs.test.", "one")]
-    solver().remove("example.test", "one")
+    records.remove("example.test", "one")
     assert server.texts == []
 
 
@@ -176,7 +179,38 @@ def test_an_update_that_is_refused(server: Server) -> None:
     error = fails(lambda: solver().present("example.test", "one"))
     assert error.reason == f"adding {OWNER} at 127.0.0.1:5353 failed: it answers NOTAUTH"
     assert error.rejected
-    assert "deleting" in fails(lambda: solver().remove("example.test", "one")).reason
+    server.rcode = dns.rcode.NOERROR
+    records = solver()
+    records.present("example.test", "one")
+    server.rcode = dns.rcode.NOTAUTH
+    assert "deleting" in fails(lambda: records.remove("example.test", "one")).reason
+
+
+def test_what_was_never_added_is_not_removed(server: Server) -> None:
+    records = solver()
+    records.remove("example.test", "one")
+    server.rcode = dns.rcode.REFUSED
+    fails(lambda: records.present("example.test", "one"))
+    sent = len(server.addresses)
+    records.remove("example.test", "one")
+    assert len(server.addresses) == sent
+
+
+@pytest.mark.parametrize("error", [dns.exception.Timeout(), EOFError()])
+def test_what_may_have_been_added_is_removed(
+    server: Server, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def lossy(message: dns.message.Message, *where: object, **more: object) -> dns.message.Message:
+        answer = server.tcp(message, *where, **more)
+        if isinstance(message, dns.update.UpdateMessage) and len(server.texts) == 1:
+            raise error
+        return answer
+
+    monkeypatch.setattr(dns01.dns.query, "tcp", lossy)
+    records = solver()
+    fails(lambda: records.present("example.test", "one"))
+    records.remove("example.test", "one")
+    assert server.texts == []
 
 
 def test_waiting_until_the_server_answers_it(server: Server) -> None:
@@ -193,6 +227,15 @@ def test_a_server_that_never_answers_it(server: Server, monkeypatch: pytest.Monk
     assert "does not answer it" in error.reason
 
 
+def test_what_is_not_answered_is_removed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dns01, "_SETTLED", 0.0)
+    server.late = 10**9
+    records = solver(Stop())
+    fails(lambda: records.present("example.test", "one"))
+    records.remove("example.test", "one")
+    assert server.texts == []
+
+
 def test_stopping(server: Server) -> None:
     server.late = 10**9
     stop = Stop()
@@ -201,20 +244,21 @@ def test_stopping(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "reason", "rejected"),
     [
-        (dns.exception.Timeout(), "no answer within 10 s"),
-        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
-        (EOFError(), "EOFError"),
-        (dns.tsig.PeerBadKey(), "didn't know the key"),
-        (dns.tsig.BadTime(), "not within the TSIG"),
-        (dns.query.BadResponse(), "does not respond"),
-        (dns.exception.FormError("x"), "x"),
-        (ValueError("odd"), "odd"),
+        (dns.exception.Timeout(), "no answer within 10 s", False),
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused", False),
+        (EOFError(), "EOFError", False),
+        (dns.tsig.PeerBadKey(), "didn't know the key", True),
+        (dns.tsig.PeerBadSignature(), "didn't like the signature", True),
+        (dns.tsig.BadTime(), "not within the TSIG", True),
+        (dns.query.BadResponse(), "does not respond", False),
+        (dns.exception.FormError("x"), "x", False),
+        (ValueError("odd"), "odd", False),
     ],
 )
 def test_what_goes_wrong_on_the_way(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str, rejected: bool
 ) -> None:
     def raises(*_: object, **__: object) -> dns.message.Message:
         raise error
@@ -223,7 +267,7 @@ def test_what_goes_wrong_on_the_way(
     caught = fails(lambda: solver().present("example.test", "one"))
     assert caught.reason.startswith(f"asking for {OWNER} at 127.0.0.1:5353 failed: ")
     assert reason in caught.reason
-    assert not caught.rejected
+    assert caught.rejected is rejected
 
 
 def test_every_address_of_the_server_is_tried(
