@@ -82,7 +82,9 @@ def read_ca(statement: Statement, folder: Path, problems: Problems) -> AcmeCa:
 def _directory(word: Word) -> str:
     text = word.text
     expected = "expected the URL of its directory, such as https://ca.example/directory"
-    wrong = WrongError(word.location, f"{quoted(text)} is not a CA: {expected}")
+    # What has an `@` may hold a password.
+    shown = quoted(text) if "@" not in text else "this"
+    wrong = WrongError(word.location, f"{shown} is not a CA: {expected}")
     if not text.isascii() or len(text) > _MAX_URL or any(c <= " " or c == "\x7f" for c in text):
         raise wrong
     try:
@@ -96,11 +98,10 @@ def _directory(word: Word) -> str:
     if port == 0 or url.fragment:
         raise wrong
     if url.username is not None or url.password is not None:
-        # The word is not shown: it holds a password.
         raise WrongError(word.location, f"a directory has no user name: {expected}")
     loopback = literal.is_loopback if literal else f".{host}".endswith(".localhost")
     if url.scheme == "http" and not loopback:
-        message = f"{quoted(text)} is not safe: `http://` is for a CA on this machine only"
+        message = f"{shown} is not safe: `http://` is for a CA on this machine only"
         raise WrongError(word.location, message)
     return text
 
@@ -116,6 +117,7 @@ class SiteAcme:
     """Reads the block of a site's `tls { … }`: how its certificates by ACME are obtained."""
 
     def __init__(self) -> None:
+        self.dns_given = False  # perhaps not as it should be
         self.dns: Rfc2136 | None = None
         self.profile: str | None = None
         self.must_staple = False
@@ -134,6 +136,7 @@ class SiteAcme:
         }
 
     def _read_dns(self, statement: Statement) -> None:
+        self.dns_given = True
         statements.no_block(statement)
         provider = statements.words(statement, _DNS_FORM, 1)[0]
         if provider.text != "rfc2136":

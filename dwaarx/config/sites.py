@@ -245,7 +245,7 @@ class _Reader:
         if is_internal(host):
             self._internal_hosts[host] = None
             return
-        if host.startswith("*.") and (self._acme is None or self._acme.dns is None):
+        if host.startswith("*.") and not (self._acme and self._acme.dns_given):
             raise WrongError(
                 word.location,
                 f"{quoted(word.text)} needs `tls {{ dns rfc2136 … }}`: CAs sign a wildcard only "

@@ -129,6 +129,9 @@ def test_servers(written: str, address: Address) -> None:
         ('acme_ca "https://a.test/ x"', "2:9: `https://a.test/ x` is not a CA"),
         ("acme_ca https://a.test/ü", "2:9: `https://a.test/ü` is not a CA"),
         ("acme_ca https://me:pw@a.test/", "2:9: a directory has no user name: expected the URL"),
+        ("acme_ca ftp://me:pw@a.test/", "2:9: this is not a CA: expected the URL"),
+        ("acme_ca https://me:pw@a.test:0/", "2:9: this is not a CA: expected the URL"),
+        ("acme_ca https://me:pwü@a.test/", "2:9: this is not a CA: expected the URL"),
         (
             "acme_ca http://a.test/",
             "2:9: `http://a.test/` is not safe: `http://` is for a CA on this machine only",
@@ -203,3 +206,8 @@ def test_keys_are_not_shown_in_settings(words: str) -> None:
     found = problem(f"a.test {{\ntls {{\ndns rfc2136 {words}\n}}\n}}")
     assert found.startswith("3:")
     assert "sesame" not in found
+
+
+def test_a_wildcard_whose_dns_is_wrong_has_this_one_problem() -> None:
+    text = "*.a.test {\ntls {\ndns rfc2136 192.0.2.1 key wrong!\n}\n}"
+    assert problem(text).startswith("3:27: the secret is not base64")
