@@ -25,7 +25,7 @@ from dwaarx.certs.acme.issuer import Issuer
 from dwaarx.certs.agenda import Agenda
 from dwaarx.certs.ari_check import AriCheck
 from dwaarx.certs.crl import Revoked
-from dwaarx.certs.crl_check import CrlCheck, list_of
+from dwaarx.certs.crl_check import CrlCheck
 from dwaarx.certs.errors import AcmeError, CertificateError, CertificateErrors, OcspError, Refusal
 from dwaarx.certs.events import tell
 from dwaarx.certs.fetch import Fetcher
@@ -35,12 +35,13 @@ from dwaarx.certs.internal import InternalCA
 from dwaarx.certs.internal_renewal import InternalRenewal
 from dwaarx.certs.ocsp_client import OcspClient
 from dwaarx.certs.overlay import Overlay
+from dwaarx.certs.overview import Overview
 from dwaarx.certs.record import Duty, Held, Key, Record, hexadecimal
 from dwaarx.certs.renewal import Renewal
 from dwaarx.certs.signals import Guard, Signal, Signals
 from dwaarx.certs.staple_store import StapleStore
 from dwaarx.certs.stapling import Outcome, Stapling
-from dwaarx.certs.status import CertificateStatus, ReloadOutcome, describe, status_of
+from dwaarx.certs.status import CertificateStatus, ReloadOutcome, describe
 from dwaarx.certs.storage import Storage
 from dwaarx.certs.store import ContextCache, Identity, Slot, openssl_reason
 from dwaarx.config.model import (
@@ -131,6 +132,7 @@ class CertificateManager(Service):
         )
         self._internal = InternalRenewal(self.internal, self._agenda, now)
         self._files = FileSources(self.stapling, self._agenda, now, self, rng)
+        self._overview = Overview(self._agenda, self._ari, self._crl)
         self._cache = ContextCache(DEFAULT_CACHE)
         self._held: dict[CertificateSource, Held] = {}
         # What was acquired and not read yet, or is to be judged by other options.
@@ -535,48 +537,10 @@ class CertificateManager(Service):
         """Describe every certificate that is held."""
         now = self._now().timestamp()
         return [
-            status_of(record, now, self._guards(record), self._problem(record), self._next(record))
+            self._overview.status(record, now, self._part(held).problem(held))
             for held in self._held.values()
             for record in held.records
         ]
-
-    def _guards(self, record: Record) -> str:
-        """Say which signals guard a certificate against being served on when it is revoked."""
-        source = record.held.source
-        guards = []
-        if record.responders and not record.skip:
-            guards.append(f"OCSP {record.responders[0]}")
-        else:
-            if isinstance(source, tuple) and source[record.index].ocsp is not None:
-                guards.append(f"OCSP file {source[record.index].ocsp}")
-            url = list_of(record)
-            guards += [f"CRL {url}"] if url is not None else []
-        if self._ari.guards(record.held):
-            guards.append("ARI")
-        if isinstance(source, InternalCertificate):
-            guards.append("internal CA")
-        return ", ".join(guards) or "none"
-
-    def _problem(self, record: Record) -> str:
-        """Say what else went wrong than stapling."""
-        held = record.held
-        problem = self._part(held).problem(held) or held.identity.unavailable
-        return problem or self._crl.problem(record)
-
-    def _next(self, record: Record) -> datetime | None:
-        """Return when something is due for a certificate; None if it waits for its files."""
-        held = record.held
-        keys: list[Key] = [
-            (Duty.STAPLE, record),
-            (Duty.RENEW, held),
-            (Duty.PENDING, held),
-            (Duty.ARI, held),
-        ]
-        url = list_of(record)
-        if url is not None:
-            keys.append((Duty.CRL, url))
-        times = [when for key in keys if (when := self._agenda.when(key)) is not None]
-        return datetime.fromtimestamp(min(times), UTC) if times else None
 
 
 def _all_renewed(results: Sequence[tuple[bool, object]]) -> list[str]:
