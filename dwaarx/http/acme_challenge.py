@@ -6,7 +6,6 @@ from typing import Protocol
 
 from dwaarx.http.events import Field
 from dwaarx.http.exchange import Exchange, Handler
-from dwaarx.http.placeholders import host_of
 
 PREFIX = b"/.well-known/acme-challenge/"
 
@@ -19,8 +18,8 @@ _FIELDS: tuple[Field, ...] = (
 class Challenges(Protocol):
     """The challenges that are pending."""
 
-    def http_answer(self, host: str, token: str) -> bytes | None:
-        """Return the key authorization for a token of this host; None if there is none."""
+    def http_answer(self, token: str) -> bytes | None:
+        """Return the key authorization for a token; None if it is not awaited."""
 
 
 class AcmeChallengeHandler:
@@ -50,5 +49,4 @@ class AcmeChallengeHandler:
             return None
         # Tokens are base64url, so what is none (a query, an escape, a slash) is not among them.
         token = request.target.removeprefix(PREFIX).decode("latin-1")
-        host = host_of(request.authority).removesuffix(b".").decode("latin-1")
-        return self._challenges.http_answer(host, token)
+        return self._challenges.http_answer(token)

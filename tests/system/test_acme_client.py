@@ -54,7 +54,7 @@ class Answering:
             def do_GET(self) -> None:
                 owner.asked.append("http-01")
                 token = self.path.removeprefix("/.well-known/acme-challenge/")
-                answer = owner.challenges.http_answer(self.headers["Host"], token)
+                answer = owner.challenges.http_answer(token)
                 known = owner.http and answer is not None
                 self.send_response(200 if known else 404)
                 self.end_headers()

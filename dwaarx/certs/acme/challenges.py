@@ -42,11 +42,11 @@ class Challenges:
         """Answer this token no more."""
         self._http.pop(token, None)
 
-    def http_answer(self, host: str, token: str) -> bytes | None:
+    def http_answer(self, token: str) -> bytes | None:
         """Return the body for `/.well-known/acme-challenge/TOKEN`; None if it is not awaited.
 
         Whatever host it is asked of: CAs follow redirects, so it may differ from the name; and
-        nobody but the account that the answer names can use it.
+        nobody but the account that the answer names can use it, which is one for each CA.
         """
         return self._http.get(token)
 

@@ -14,9 +14,9 @@ def test_http() -> None:
     challenges = Challenges()
     solver = HttpSolver(challenges)
     solver.present("example.test", TOKEN, KEY_AUTHORIZATION)
-    assert challenges.http_answer("example.test", TOKEN) == KEY_AUTHORIZATION.encode()
+    assert challenges.http_answer(TOKEN) == KEY_AUTHORIZATION.encode()
     solver.remove("example.test", TOKEN, KEY_AUTHORIZATION)
-    assert challenges.http_answer("example.test", TOKEN) is None
+    assert challenges.http_answer(TOKEN) is None
 
 
 def test_alpn() -> None:
