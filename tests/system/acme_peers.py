@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from cryptography import x509
 
 from tests.certs import pki
 from tests.system.processes import PATIENCE, background, free_port, listening, program, run, until
@@ -34,7 +35,8 @@ class Pebble:
     It validates http-01 on `http_port` and tls-alpn-01 on `tls_port` of 127.0.0.1, whatever the
     name; unless `dns_server` (HOST:PORT) is given, which also holds the TXT records then. It keeps
     accounts in memory only: `restart` makes it forget them, and gives it another root.
-    Without `chaos` it takes every nonce; `nonce_reject` is the percentage that it refuses.
+    Without `chaos` it takes every nonce; `nonce_reject` is the percentage that it refuses. Its
+    certificates are valid for 5 years, or for `validity` seconds.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Pebble:
         dns_server: str | None = None,
         chaos: bool = True,
         nonce_reject: int | None = None,
+        validity: int | None = None,
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,9 +66,11 @@ class Pebble:
         self.tls = pki.make_leaf(pki.make_ca("ACME server CA")).write(folder, "pebble")
         self._names: NameServer | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._configure(http_port, tls_port, ocsp_url)
+        self._configure(http_port, tls_port, ocsp_url, validity)
 
-    def _configure(self, http_port: int, tls_port: int, ocsp_url: str | None) -> None:
+    def _configure(
+        self, http_port: int, tls_port: int, ocsp_url: str | None, validity: int | None
+    ) -> None:
         settings: dict[str, object] = {
             "listenAddress": f"127.0.0.1:{self.port}",
             "managementListenAddress": f"127.0.0.1:{self.management_port}",
@@ -76,6 +81,8 @@ class Pebble:
             "ocspResponderURL": ocsp_url or "",
             "externalAccountBindingRequired": self._eab,
         }
+        if validity is not None:
+            settings["certificateValidityPeriod"] = validity
         if self._eab:
             settings["externalAccountMACKeys"] = {EAB_KEY_ID: EAB_MAC_KEY}
         self._config = self.folder / "pebble.json"
@@ -223,7 +230,8 @@ class Front:
 
     What it does not answer itself it passes on, Host and all, so that the signed URLs are right.
     `orders` are the bodies of all newOrder requests. `window` is what renewal information says;
-    `asked` are the ids it was asked for. `refuse` sees the body of each newOrder, and may answer
+    `asked` are the ids it was asked for. `requests` are the CSRs, and `amend` sees each chain (PEM)
+    and returns the one that is handed out. `refuse` sees the body of each newOrder, and may answer
     it with an HTTP status, a problem document and header fields.
     """
 
@@ -233,6 +241,8 @@ class Front:
         self.window: Window | None = None
         self.asked: list[str] = []
         self.orders: list[dict[str, Any]] = []
+        self.requests: list[x509.CertificateSigningRequest] = []
+        self.amend: Callable[[bytes], bytes] = lambda chain: chain
         self.refuse: Callable[[dict[str, Any]], Refusal | None] = lambda _: None
         self._server = _FrontServer(self)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -322,6 +332,9 @@ class _FrontHandler(BaseHTTPRequestHandler):
                 kind = {"Content-Type": "application/problem+json"}
                 self._send(status, json.dumps(problem).encode(), headers | kind)
                 return
+        elif self.path.startswith("/finalize-order/"):
+            request = json.loads(_decoded(json.loads(body)["payload"]))
+            owner.requests.append(x509.load_der_x509_csr(_decoded(request["csr"])))
         self._pass_on(body)
 
     def _pass_on(self, body: bytes) -> None:
@@ -344,6 +357,8 @@ class _FrontHandler(BaseHTTPRequestHandler):
             document["renewalInfo"] = f"https://localhost:{owner.port}/renewal-info"
             document.setdefault("meta", {})["profiles"] = PROFILES
             data = json.dumps(document).encode()
+        elif self.path.startswith("/certZ/") and answer.status == 200:
+            data = owner.amend(data)
         # Several Link fields become one, as HTTP allows.
         headers: dict[str, str] = {}
         for name, value in answer.getheaders():
