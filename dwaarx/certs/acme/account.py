@@ -28,6 +28,8 @@ from dwaarx.words import reason_of
 
 _log = Logger()
 
+_IN_MEMORY = "a new ACME account is made, and kept in memory"
+
 # The directory's URL and the key id of the external account: other ones are other accounts.
 AccountId = tuple[str, str | None]
 
@@ -70,8 +72,8 @@ class AccountStore:
     """The accounts: in memory, and for the next start in `acme/<host of the CA>/account.json`.
 
     A file holds the accounts of every directory on that host, whatever its port, and of every
-    external account. A disk that does not take it, or gives no readable file back, only warns.
-    Used by several threads.
+    external account. What another service with the same storage put there is kept, and used. A
+    disk that does not take it, or gives no readable file back, only warns. Used by several threads.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -86,24 +88,26 @@ class AccountStore:
         eab = ca.eab.key_id if ca.eab is not None else None
         name = _file_name(ca.directory)
         with self._lock:
-            accounts = self._file(name)
+            if (ca.directory, eab) not in self._files.get(name, {}):
+                self._merge(name)
             if name in self._unsaved:
                 self._write(name)
-            return accounts.get((ca.directory, eab))
+            return self._files[name].get((ca.directory, eab))
 
     def put(self, account: Account) -> None:
         """Keep an account, in the place of the one with its id."""
         name = _file_name(account.directory)
         with self._lock:
-            self._file(name)[account.id] = account
+            self._files.setdefault(name, {})[account.id] = account
             self._write(name)
 
-    def _file(self, name: str) -> dict[AccountId, Account]:
-        if name not in self._files:
-            self._files[name] = self._read(name)
-        return self._files[name]
+    def _merge(self, name: str) -> None:
+        """Take up what the file holds and is not known yet."""
+        there = {} if name in self._unreadable else self._read(name)
+        self._files[name] = {**there, **self._files.get(name, {})}
 
     def _write(self, name: str) -> None:
+        self._merge(name)
         if name in self._unreadable:
             return
         document = {"accounts": [_to_json(each) for each in self._files[name].values()]}
@@ -128,22 +132,23 @@ class AccountStore:
         except OSError as error:
             # It may hold accounts that somebody needs: it is not written over.
             self._unreadable.add(name)
-            self._warn(name, reason_of(error), "a new ACME account is made, and kept in memory")
+            self._warn(name, reason_of(error), _IN_MEMORY)
             return {}
         try:
             accounts = [_from_json(each) for each in json.loads(data)["accounts"]]
         except (ValueError, TypeError, KeyError, RecursionError, UnsupportedAlgorithm) as error:
-            self._set_aside(name, data)
-            self._warn(name, f"{error!r:.100}", f"it is {_damaged(name)} now, and a new ACME "
-                       "account is made")  # fmt: skip
+            self._warn(name, f"{error!r:.100}", self._set_aside(name))
             return {}
         return {account.id: account for account in accounts}
 
-    def _set_aside(self, name: str, data: bytes) -> None:
+    def _set_aside(self, name: str) -> str:
+        """Give a damaged file another name; returns what comes of it, in words."""
         try:
-            self._storage.write(_damaged(name), data, 0o600)
+            self._storage.move(name, _damaged(name))
         except OSError:
             self._unreadable.add(name)  # rather than lose what can perhaps be mended by hand
+            return _IN_MEMORY
+        return f"it is {_damaged(name)} now, and a new ACME account is made"
 
     def _warn(self, name: str, reason: str, consequence: str) -> None:
         _log.warn(

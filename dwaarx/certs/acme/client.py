@@ -212,14 +212,27 @@ class _Attempt:
         message = messages.CertificateRequest(csr=_csr(key, request))
         order = self._settle(order, ("pending",), request)
         if order.status == "ready":
-            reply = self._post(order.finalize, message)
-            order = Order.of(reply.json, order.url)
+            order = self._finalize(order, message)
         order = self._settle(order, ("pending", "ready", "processing"), request)
         if order.certificate is None:
             raise CaError(f"the order for {request.name} is {order.status}, without a certificate")
         reply = self._post(order.certificate, accept=_CHAIN_TYPE)
         now = datetime.fromtimestamp(self._network.now(), UTC)
         return chain.check(reply.body, key, request.name, now)
+
+    def _finalize(self, order: Order, message: messages.CertificateRequest) -> Order:
+        try:
+            reply = self._post(order.finalize, message)
+        except CaError as error:
+            if error.rejected:
+                raise
+            # The answer may be all that is missing: some CAs sign while one waits, and what they
+            # signed counts against their limits whether it is fetched or not.
+            there = Order.of(self._post(order.url).json, order.url)
+            if there.status == "ready":
+                raise
+            return there
+        return Order.of(reply.json, order.url)
 
     def _settle(self, order: Order, passing: Sequence[str], request: Request) -> Order:
         """Wait until an order has none of these statuses any more."""

@@ -68,6 +68,24 @@ def test_accounts_of_one_host_do_not_overwrite_each_other(storage: Storage) -> N
     assert len(list(storage.root.rglob("account.json"))) == 1
 
 
+def test_two_services_on_one_storage_keep_each_others_accounts(storage: Storage) -> None:
+    """An external account may be bound once only: its key must not get lost."""
+    one, other = AccountStore(storage), AccountStore(storage)
+    bound = AcmeCa(CA.directory, None, Eab("kid", "a2V5"))
+    assert one.get(CA) is None
+    assert other.get(CA) is None
+    account = kept(other, bound)
+    assert one.get(CA) is None
+    kept(one, CA)
+    found = one.get(bound)
+    assert found is not None
+    assert found.jwk == account.jwk
+    assert len(json.loads(storage.read("acme/ca.test/account.json"))["accounts"]) == 2
+    again = other.get(CA)  # registered by the other meanwhile: not once more
+    assert again is not None
+    assert again.url == "https://ca.test/1"
+
+
 @pytest.mark.parametrize(
     ("directory", "folder"),
     [
@@ -204,7 +222,7 @@ def test_a_key_of_another_kind_is_none(storage: Storage) -> None:
 
 
 def test_a_damaged_file_that_cannot_be_kept_aside_stays(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, events: list[LogEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.write("acme/ca.test/account.json", b"damaged")
     store = AccountStore(storage)
@@ -213,8 +231,10 @@ def test_a_damaged_file_that_cannot_be_kept_aside_stays(
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        patch.setattr(storage, "write", full)
+        patch.setattr(storage, "move", full)
         assert store.get(CA) is None
     account = kept(store, CA)
     assert store.get(CA) is account
     assert storage.read("acme/ca.test/account.json") == b"damaged"
+    (event,) = events
+    assert event["consequence"] == "a new ACME account is made, and kept in memory"

@@ -234,6 +234,33 @@ def test_an_order_that_fails_for_no_reason_of_ours_is_placed_again(bed: Bed) -> 
     assert len(bed.posted("newOrder")) == 4
 
 
+def test_a_certificate_whose_making_was_not_answered_is_fetched_all_the_same(bed: Bed) -> None:
+    def sign(payload: Any) -> None:
+        bed.fake._do_finalize(payload)
+        raise requests.ReadTimeout
+
+    bed.fake.script["finalize"] = [sign]
+    assert bed.obtain()[0].names == (NAME,)
+    assert len(bed.posted("newOrder")) == len(bed.posted("finalize")) == 1
+
+
+def test_a_certificate_that_is_asked_for_again_when_the_first_answer_was_lost(bed: Bed) -> None:
+    def sign(payload: Any) -> None:
+        bed.fake._do_finalize(payload)
+        raise requests.ConnectionError
+
+    again = problem("orderNotReady", "It is valid", 403)
+    bed.fake.script["finalize"] = [sign, again, again]
+    assert bed.obtain()[0].names == (NAME,)
+    assert len(bed.posted("newOrder")) == 1
+
+
+def test_a_request_for_the_certificate_that_got_lost(bed: Bed) -> None:
+    bed.fake.script["finalize"] = [requests.ReadTimeout()]
+    assert "did not answer within" in bed.fails().reason
+    assert len(bed.posted("finalize")) == 1
+
+
 def test_an_order_that_is_refused_in_the_end(bed: Bed) -> None:
     caa = {"type": f"{ERROR}caa", "detail": "CAA forbids"}
     failed = {**bed.fake._order(), "status": "invalid", "error": caa}
