@@ -119,7 +119,9 @@ class Storage:
         `modified` is what the file is to say of its age, as POSIX time; None: now.
         """
         path = self.path(name)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One by one: of those that mkdir makes on the way, everyone gets what the umask leaves.
+        for folder in reversed(path.relative_to(self.root).parents):
+            (self.root / folder).mkdir(mode=0o700, exist_ok=True)
         write_atomic(path, data, mode)
         if modified is not None:
             os.utime(path, (modified, modified))

@@ -49,6 +49,15 @@ def test_write_then_read(tmp_path):
     assert mode_of(tmp_path / "internal/root.crt") == 0o644
 
 
+def test_folders_within_folders_are_for_the_owner_only(tmp_path):
+    before = os.umask(0)
+    try:
+        Storage(tmp_path).write("acme/host/account.json", b"secret")
+    finally:
+        os.umask(before)
+    assert mode_of(tmp_path / "acme") == mode_of(tmp_path / "acme/host") == 0o700
+
+
 def test_a_missing_file_is_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError):
         Storage(tmp_path).read("nothing")
