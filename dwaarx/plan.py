@@ -181,7 +181,7 @@ class _Planner:
         """Let the plain HTTP port answer ACME's challenges for a site, and send clients to it."""
         secure = [at for at in site.addresses if at.tls]
         redirect = self.config.redirect_http
-        if not secure or not (redirect or _by_acme(site)):
+        if not secure or not (redirect or _by_http(site)):
             return
         drafts = [
             self.listener(host, self.config.http_port, site, DWAARFILE, tls=False)
@@ -229,9 +229,12 @@ def _named(site: Site, name: str, protocols: tuple[bytes, ...]) -> ServedName:
     return ServedName(name, source_for(site.certificate, name), protocols)
 
 
-def _by_acme(site: Site) -> bool:
+def _by_http(site: Site) -> bool:
+    """Whether a CA may look for the proof of a name on the plain HTTP port (http-01)."""
     certificates = site.certificate
-    return isinstance(certificates, AutomaticCertificates) and any(
+    if not isinstance(certificates, AutomaticCertificates) or certificates.acme.dns is not None:
+        return False
+    return any(
         at.tls and isinstance(certificates.source(at.host), AcmeCertificate)
         for at in site.addresses
     )

@@ -17,6 +17,7 @@ from dwaarx.config.model import (
     ConsoleSsh,
     InternalCertificate,
     Location,
+    Rfc2136,
     Site,
     SiteAddress,
 )
@@ -121,6 +122,13 @@ def test_no_plain_port_for_names_that_no_ca_signs() -> None:
     both = site("localhost", "a", certificate=internal)
     plan = make_plan(config(both, http_port=80, redirect_http=False))
     assert list(plan) == [Address("", 443), Address("", 80)]
+
+
+def test_no_plain_port_for_names_that_are_proven_by_dns() -> None:
+    """Another server may have port 80: the docs say that it is not needed."""
+    by_dns = evolve(ACME, acme=evolve(ACME.acme, dns=Rfc2136(Address("ns", 53), "k", "c2U=")))
+    one = site("*.a", certificate=by_dns)
+    assert list(make_plan(config(one, http_port=80, redirect_http=False))) == [Address("", 443)]
 
 
 def test_acmes_plain_port_must_not_serve_tls() -> None:
