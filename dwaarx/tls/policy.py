@@ -143,8 +143,14 @@ def certificate_context(
         _use_chain(context, chain)
         context.use_privatekey(key)
         context.check_privatekey()
-    context.set_ocsp_server_callback(lambda connection, _: staple(connection))
+    # The staple's look-up goes as data, and not within the callback, which pyOpenSSL ties into a
+    # circle: so what a context held is freed with it, and not when Python looks for circles.
+    context.set_ocsp_server_callback(_staple, staple)
     return context
+
+
+def _staple(connection: SSL.Connection, staple: Callable[[SSL.Connection], bytes] | None) -> bytes:
+    return b"" if staple is None else staple(connection)
 
 
 def _use_chain(context: SSL.Context, chain: Sequence[x509.Certificate]) -> None:

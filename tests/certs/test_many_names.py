@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -248,6 +250,21 @@ def test_what_is_served_is_lean(world: World) -> None:
     assert slot.pair == pair
     assert slot.pair.certificate is not pair.certificate
     assert slot.pair.key is pair.key
+
+
+def test_what_is_let_go_is_freed_at_once(world: World) -> None:
+    """Not when Python looks for circles: there would be thousands of them by then."""
+    identity = world.manager.acquire([SOURCES[NAMES[0]]])[SOURCES[NAMES[0]]]
+    gc.collect()
+    gc.disable()
+    try:
+        assert identity.context is not None
+        pair = weakref.ref(identity.slots[0].pair)
+        assert pair() is not None
+        identity.discard()
+        assert pair() is None
+    finally:
+        gc.enable()
 
 
 def _written(world: World, name: str) -> tuple[Path, Path]:
