@@ -261,6 +261,13 @@ def test_a_request_for_the_certificate_that_got_lost(bed: Bed) -> None:
     assert len(bed.posted("finalize")) == 1
 
 
+def test_a_request_for_the_certificate_that_is_refused(bed: Bed) -> None:
+    bed.fake.script["finalize"] = [problem("badCSR", "Not like that", 400)]
+    error = bed.fails()
+    assert (error.reason, error.rejected) == ("Not like that (badCSR)", True)
+    assert len(bed.posted("order")) == 1  # before, and not again
+
+
 def test_an_order_that_is_refused_in_the_end(bed: Bed) -> None:
     caa = {"type": f"{ERROR}caa", "detail": "CAA forbids"}
     failed = {**bed.fake._order(), "status": "invalid", "error": caa}
