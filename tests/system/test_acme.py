@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import stat
+import threading
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +14,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tests.system.acme_peers import EAB_KEY_ID, EAB_MAC_KEY, Bind, bind, front
+from tests.system.acme_peers import EAB_KEY_ID, EAB_MAC_KEY, Bind, Front, bind, front
 from tests.system.acme_town import Load, Town, digits, events, rows, served, told
 from tests.system.peers import echo_head, tcp_server
-from tests.system.processes import Service, free_port, run
+from tests.system.processes import PATIENCE, Service, free_port, run
 
 Serve = Callable[[str], Service]
 
@@ -369,6 +372,52 @@ def test_a_name_comes_and_goes_without_a_restart(tmp_path: Path, serve: Serve) -
         service.hangup()
         assert town.wait("b.test", but=[first]) == second
         assert town.orders() == 2
+
+
+class Gate:
+    """Holds orders back at a Front until it is opened."""
+
+    def __init__(self, before: Front) -> None:
+        self.reached = threading.Event()
+        self._opened = threading.Event()
+        before.refuse = self._hold
+
+    def _hold(self, _: object) -> None:
+        self.reached.set()
+        self._opened.wait(PATIENCE)
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+def test_a_name_goes_and_comes_while_it_is_ordered(tmp_path: Path, serve: Serve) -> None:
+    with Town(tmp_path) as town, front(town.ca) as before:
+        gate = Gate(before)
+        cas = [town.acme_ca(before)]
+        service = serve(town.dwaarfile(site("a.test"), cas=cas))
+        assert gate.reached.wait(PATIENCE)
+        for names in (["b.test"], ["a.test"], ["b.test"], ["a.test", "b.test"]):
+            service.write(town.dwaarfile(*map(site, names), cas=cas))
+            service.hangup()
+        gate.open()
+        town.wait("a.test")
+        town.wait("b.test")
+        assert town.orders() == 2
+        assert not events(service, "failed", "what=certificate")
+
+
+def test_a_stop_waits_for_no_ca(tmp_path: Path, serve: Serve) -> None:
+    with Town(tmp_path) as town, front(town.ca) as before:
+        gate = Gate(before)
+        service = serve(town.dwaarfile(site("a.test"), cas=[town.acme_ca(before)]))
+        assert gate.reached.wait(PATIENCE)
+        begin = time.monotonic()
+        service.stop()
+        assert time.monotonic() - begin < 10
+        gate.open()
+        assert not events(service, "failed")
+        service.start()
+        town.wait("a.test")
 
 
 def test_the_check_of_such_a_dwaarfile(tmp_path: Path) -> None:
