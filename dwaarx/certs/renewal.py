@@ -70,7 +70,7 @@ class _State:
 
     failures: int = 0
     problem: str = ""
-    not_before: float = 0.0
+    since: float = 0.0  # when its life here began, as POSIX time
     tries: int = 0  # for the staple of the successor
     moved: str = ""  # where one lies that is revoked, and served on
     ordering: bool = False
@@ -167,7 +167,7 @@ class Renewal:
         when = now
         if slots:
             certificate = slots[0].pair.certificate
-            state.not_before = certificate.not_valid_before_utc.timestamp()
+            state.since = self._since(held, certificate)
             self._ari.watch(held, certificate)
             when = self._due_at(held, state)
             if held.records[0].not_after <= now:
@@ -262,10 +262,25 @@ class Renewal:
         """Whether a successor is being obtained, or waits for its staple."""
         return held in self._queue or self._agenda.when((Duty.PENDING, held)) is not None
 
+    def _since(self, held: Held, certificate: x509.Certificate) -> float:
+        """Return since when a certificate's life is counted, as POSIX time.
+
+        One that came with less than a third of it left (backdated, or cut short by its issuer's
+        end) would be due at once, and so would its successor: for it, since it was kept here.
+        """
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        try:
+            kept = self._overlay.modified(file_name(_name(held)))
+        except OSError:
+            return begin.timestamp()  # it lies elsewhere, being revoked
+        if schedule.leaf_renewal(begin, end).timestamp() > kept:
+            return begin.timestamp()
+        return min(kept, self._now().timestamp())
+
     def _due_at(self, held: Held, state: _State) -> float:
         moment = self._ari.moment(held)
         return schedule.acme_renewal(
-            datetime.fromtimestamp(state.not_before, UTC),
+            datetime.fromtimestamp(state.since, UTC),
             datetime.fromtimestamp(held.records[0].not_after, UTC),
             None if moment is None else datetime.fromtimestamp(moment, UTC),
         ).timestamp()
@@ -433,7 +448,7 @@ class Renewal:
             self._stapling.store.forget(former)
         state.moved = state.problem = ""
         state.failures = state.tries = 0
-        state.not_before = certificate.not_valid_before_utc.timestamp()
+        state.since = self._since(held, certificate)
         for duty in (Duty.RENEW, Duty.PENDING):
             self._agenda.discard((duty, held))
         held.learn((slot,))

@@ -12,6 +12,7 @@ import pytest
 from OpenSSL import SSL
 from twisted.logger import LogLevel, capturedLogs, globalLogPublisher
 
+from dwaarx.certs.acme.issuer import Obtained
 from dwaarx.certs.order_queue import MAX_ORDERS
 from dwaarx.certs.renewal import MARGIN, TRIES
 from dwaarx.config.model import AcmeCa, AcmeCertificate, AcmeSettings
@@ -835,3 +836,27 @@ def test_who_waits_on_the_console_hears_that_a_name_was_dropped(world):
     world.manager.renew(NAME).addErrback(results.append)
     world.manager.retain([])
     assert "no longer in use" in results[0].getErrorMessage()
+
+
+@pytest.mark.parametrize(("age", "left"), [(HOUR, 20 * MINUTE), (DAY, 6 * HOUR)])
+def test_a_ca_whose_certificates_are_born_old_sets_off_no_storm(world, age, left):
+    """Each has less than a third of its life left when it comes; also after a restart."""
+
+    def deliver():
+        for order in world.orders:
+            if not order.outcome.called:
+                begin = world.now().replace(microsecond=0) - age
+                made = world.leaf(not_before=begin, lifetime=age + left)
+                order.outcome.callback(Obtained(pair_of(made), CA, None))
+
+    world.serve(SOURCE)
+    for _ in range(30):
+        deliver()
+        world.pass_by(MINUTE)
+    placed = len(world.orders)
+    world.restart()
+    world.serve(SOURCE)
+    for _ in range(30):
+        deliver()
+        world.pass_by(MINUTE)
+    assert 1 <= placed + len(world.orders) <= 60 * MINUTE / (left * 2 / 3) + 2
