@@ -101,6 +101,8 @@ def test_what_is_forgotten_is_gone(store):
             Refusal.EXPIRED,  # though verification forgives five minutes
         ),
     ],
+    # The data is another in each process, and so no name for a test.
+    ids=lambda value: value.name.lower() if isinstance(value, Refusal) else "",
 )
 def test_a_file_is_believed_no_more_than_a_responder(store, storage, data, kind):
     store.save(PAIR, STAPLE)
