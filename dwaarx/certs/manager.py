@@ -50,9 +50,11 @@ from dwaarx.config.model import (
     InternalCertificate,
     OcspOptions,
 )
+from dwaarx.log import quiet_logger
 from dwaarx.reactor import Reactor
 
 _log = Logger()
+_quiet = quiet_logger(__name__)
 
 T = TypeVar("T")
 
@@ -352,6 +354,8 @@ class CertificateManager(Service):
         """Put a certificate's staple and revocation on the agenda, by what was read of it."""
         source = record.held.source
         own = isinstance(source, tuple) and source[record.index].ocsp is not None
+        if record.skip and record.until is None and not isinstance(source, tuple):
+            _quiet.debug("{name}: {reason}", name=record.name, reason=record.skip)
         self.stapling.watch(record, last=own)
         if own and record.until is not None and (record.skip or not record.responders):
             self._agenda.put((Duty.END, record), record.until)

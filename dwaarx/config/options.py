@@ -63,7 +63,7 @@ _OCSP_TIMEOUT: Final = (0.1, _MINUTE)
 # The next staple is fetched at half of it, and no sooner than after a minute: less would leave
 # handshakes without in between. A responder of one's own may answer for months.
 _MAX_AGE: Final = (5 * _MINUTE, 365 * _DAY)
-# A context takes some 20 kB; nobody has memory for more.
+# A context takes some 33 kB; nobody has memory for more.
 _MOST_CACHED: Final = 10_000_000
 
 

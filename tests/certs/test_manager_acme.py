@@ -16,6 +16,7 @@ from dwaarx.certs.acme.issuer import Obtained
 from dwaarx.certs.order_queue import MAX_ORDERS
 from dwaarx.certs.renewal import MARGIN, TRIES
 from dwaarx.config.model import AcmeCa, AcmeCertificate, AcmeSettings
+from dwaarx.log import show_debug
 from tests.certs import pki
 from tests.certs.acme_world import (
     CA,
@@ -90,6 +91,21 @@ def test_a_name_without_certificate_is_obtained_and_stapled_from_its_first_hands
     [line] = events(logs, "obtained", "renewed", "failed", "unstapled")
     assert line.startswith(f"obtained name={NAME} ")
     assert line.endswith(" staple=good")
+
+
+def test_why_none_is_stapled_is_told_at_debug_level_after_a_restart_too(world):
+    world.obtained(world.leaf(url=None))
+    show_debug()
+    try:
+        with capturedLogs() as logs:
+            world.restart()
+            world.serve(SOURCE)
+            world.pass_by(HOUR, 60)
+    finally:
+        show_debug(show=False)
+    [line] = [log for log in logs if "names no OCSP responder" in str(log.get("reason"))]
+    assert line["log_level"] is LogLevel.debug
+    assert line["name"] == NAME
 
 
 def test_a_renewal_goes_live_with_its_staple_and_no_handshake_lacks_one(world):

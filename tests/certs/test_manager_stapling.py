@@ -20,6 +20,7 @@ from dwaarx.certs.pacer import SPACING, URGENT_SPACING
 from dwaarx.certs.staple_store import KEPT
 from dwaarx.certs.stapling import LONGEST_TURN
 from dwaarx.config.model import InternalCertificate
+from dwaarx.log import show_debug
 from tests.certs import pki
 from tests.certs.handshakes import handshake
 from tests.certs.responders import DAY, HOUR, MINUTE, World, age, events, failing, leaf
@@ -239,10 +240,16 @@ def test_certificates_without_a_way_to_a_staple(world, entity, chain, reason):
     source = world.files(entity)
     if not chain:
         entity.write(world.folder, chain=False)
-    with capturedLogs() as logs:
-        identity = world.serve(source)
-        world.pass_by(2 * DAY, 60)
+    show_debug()
+    try:
+        with capturedLogs() as logs:
+            identity = world.serve(source)
+            world.pass_by(2 * DAY, 60)
+    finally:
+        show_debug(show=False)
     assert events(logs, "failed", "unstapled", "stapled") == []
+    [line] = [log for log in logs if reason in str(log.get("reason"))]
+    assert line["log_level"] is LogLevel.debug
     assert world.asked == []
     assert not stapled(identity)
     assert reason in world.status().why_not_stapled
