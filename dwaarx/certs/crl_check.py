@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from random import Random
 from typing import Protocol, TypeVar
@@ -332,10 +332,13 @@ class CrlCheck:
 
 
 def list_of(record: Record) -> str | None:
-    """Return the list that guards a certificate: the first one, where there is no responder."""
-    if record.responders or not record.crls:
-        return None
-    return next((url for url in record.crls if url.lower().startswith(("http:", "https:"))), None)
+    """Return the list that guards a certificate: the first one, where no responder is asked."""
+    return None if by_http(record.responders) is not None else by_http(record.crls)
+
+
+def by_http(urls: Iterable[str]) -> str | None:
+    """Return the first URL that can be asked: of http or https."""
+    return next((url for url in urls if url.lower().startswith(("http:", "https:"))), None)
 
 
 def _verify(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from dwaarx.certs.agenda import Agenda
 from dwaarx.certs.ari_check import AriCheck
-from dwaarx.certs.crl_check import CrlCheck, list_of
+from dwaarx.certs.crl_check import CrlCheck, by_http, list_of
 from dwaarx.certs.record import Duty, Key, Record
 from dwaarx.certs.status import CertificateStatus, status_of
 from dwaarx.config.model import InternalCertificate
@@ -29,8 +29,9 @@ class Overview:
         """Say which signals guard a certificate against being served on when it is revoked."""
         source = record.held.source
         guards = []
-        if record.responders and not record.skip:
-            guards.append(f"OCSP {record.responders[0]}")
+        responder = by_http(record.responders)
+        if responder is not None and not record.skip:
+            guards.append(f"OCSP {responder}")
         else:
             if isinstance(source, tuple) and source[record.index].ocsp is not None:
                 guards.append(f"OCSP file {source[record.index].ocsp}")

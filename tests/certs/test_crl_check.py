@@ -84,6 +84,17 @@ def test_one_with_a_responder_is_not(world):
     assert world.status().guard == f"OCSP {URL}"
 
 
+def test_one_with_a_responder_that_nobody_can_ask_is(world):
+    made = listed(ocsp_url="ldap://ocsp.test/")
+    world.lists[CRL] = list_of(world, made)
+    with capturedLogs() as logs:
+        serve(world, made)
+    [line] = events(logs, "revoked")
+    assert "signal=crl" in line
+    assert world.asked_lists == [CRL]
+    assert world.status().guard == f"CRL {CRL}"
+
+
 def test_a_revoked_one_is_told_with_the_reason(world):
     good, bad = listed("good.test"), listed("bad.test")
     world.lists[CRL] = list_of(world, bad)
