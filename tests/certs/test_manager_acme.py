@@ -153,6 +153,17 @@ def test_eight_at_once_and_the_others_in_their_order(world):
     assert all(each.not_after for each in world.manager.status())
 
 
+def test_what_cannot_wait_goes_before_all_that_wait_for_their_turn(world):
+    _, former = world.obtained()
+    world.manager.acquire(AcmeCertificate(f"n{index}.test", SETTINGS) for index in range(20))
+    world.ticks(10)
+    assert len(world.orders) == 1 + MAX_ORDERS
+    revoke(world, former)
+    world.issue(index=1)
+    world.ticks(10)
+    assert world.orders[1 + MAX_ORDERS].certificate == SOURCE
+
+
 # --- the staple of a new certificate ----------------------------------------
 
 
@@ -490,6 +501,19 @@ def test_a_renewal_of_what_is_revoked_that_fails_is_an_error(world):
     assert event["log_level"] is LogLevel.error
     world.pass_by(2 * MINUTE)
     assert len(world.orders) == 3
+
+
+def test_a_revocation_amid_failures_begins_their_back_off_anew(world):
+    world.obtained()
+    world.pass_by(61 * DAY, 600)
+    for _ in range(8):
+        world.refuse("the CA is down")
+        world.pass_by(6 * HOUR * 1.3, 60)
+    world.refuse("the CA is down")
+    assert world.renewal() - world.now() > 2 * HOUR
+    world.revoke()
+    world.refuse("the CA is down")
+    assert world.renewal() - world.now() < 2 * MINUTE
 
 
 def test_one_that_was_put_in_place_of_the_revoked_one_is_not_moved(world):
