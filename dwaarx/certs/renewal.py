@@ -39,8 +39,8 @@ from dwaarx.words import utc
 
 _log = Logger()
 
-# How often the responder is asked for the staple of a new certificate before that goes live
-# without one; with the back-off that is about a quarter of an hour.
+# How often the responder is asked at least for the staple of a new certificate before that goes
+# live without one; with the back-off that is about a quarter of an hour.
 TRIES = 5
 
 # The former certificate serves meanwhile, and one that demands a staple waits for as long as that
@@ -405,9 +405,11 @@ class Renewal:
         """Whether the former certificate is better than the new one without a staple."""
         if not record.known or record.revoked:
             return False
-        if self._now().timestamp() >= record.not_after - MARGIN:
+        now = self._now().timestamp()
+        if now >= record.not_after - MARGIN:
             return False
-        return pair.must_staple or state.tries < TRIES
+        stapled = record.good_until(now) is not None
+        return pair.must_staple or stapled or state.tries < TRIES
 
     def _wait(self, held: Held, state: _State, pair: KeyPair, error: OcspError) -> None:
         now = self._now().timestamp()
@@ -416,6 +418,9 @@ class Renewal:
         when = min(when, held.records[0].not_after - MARGIN)
         self._agenda.put((Duty.PENDING, held), when)
         state.problem = f"the new certificate waits for its staple: {error}"
+        _answer(state, f"{_name(held)}: {state.problem}", failed=True)
+        if state.tries & (state.tries - 1):
+            return  # the first times are told, then ever fewer: it may take days
         tell(
             "failed",
             LogLevel.error if pair.must_staple else LogLevel.warn,
@@ -425,7 +430,6 @@ class Renewal:
             reason=str(error),
             next_attempt=_until(when),
         )
-        _answer(state, f"{_name(held)}: {state.problem}", failed=True)
 
     def _activate(self, held: Held, state: _State, slot: Slot) -> None:
         """Serve a new certificate from the next handshake on."""

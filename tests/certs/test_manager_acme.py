@@ -177,14 +177,16 @@ def test_the_former_one_stays_while_the_responder_is_down_and_not_for_ever(world
         world.pass_by(3 * MINUTE)
         assert served(identity) == (former.certificate, True)
         assert "waits for its staple" in world.status().problem
-        world.pass_by(HOUR)
+        world.pass_by(DAY, 10)
+        assert served(identity) == (former.certificate, True)  # the best that there is
+        world.pass_by(3 * DAY, 10)
     assert served(identity) == (made.certificate, False)
     waits = [line for line in events(logs, "failed") if "so the former one stays" in line]
-    assert len(waits) == TRIES - 1
+    assert TRIES <= len(waits) < 10  # in days of tries, every hour
     [line] = events(logs, "renewed")
     assert "nobody is there" in line
     assert len(world.orders) == 2
-    assert len(world.asked) < asked + TRIES + 10
+    assert len(world.asked) < asked + 4 * 24 * 4
     del world.rules[HOST]
     world.pass_by(2 * HOUR)
     assert served(identity) == (made.certificate, True)
