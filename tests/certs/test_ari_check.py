@@ -94,7 +94,7 @@ def test_the_window_goes_before_the_third_of_the_lifetime(world):
     [(_, url)] = world.asked_information
     assert url == f"{INFORMATION}/{ari.certificate_id(made.certificate)}"
     assert world.status().guard.endswith("ARI")
-    world.pass_by(13 * DAY, 600)
+    world.pass_by(13 * DAY, 3600)
     [_, order] = world.orders
     assert (order.former, order.former_ca) == (made.certificate, CA)
 
@@ -108,7 +108,7 @@ def test_a_window_behind_the_third_changes_nothing(world):
 
 def test_a_ca_without_renewal_information_is_not_asked(world):
     _, made = world.obtained()
-    world.pass_by(2 * DAY, 600)
+    world.pass_by(2 * DAY, 3600)
     assert world.asked_information == []
     assert world.renewal() == third(made)
     assert "ARI" not in world.status().guard
@@ -141,7 +141,7 @@ def test_the_moment_is_kept_over_polls_and_restarts(world):
     world.obtained()
     world.ticks()
     moment = world.renewal()
-    world.pass_by(DAY, 600)
+    world.pass_by(DAY, 3600)
     assert world.renewal() == moment
     for _ in range(3):
         world.restart()
@@ -193,7 +193,7 @@ def test_a_window_that_has_passed_renews_at_once(world):
     made = world.issue()
     world.ticks(15)
     assert handshake(identity)[0] == made.certificate
-    world.pass_by(DAY, 600)
+    world.pass_by(DAY, 3600)
     assert len(world.orders) == 2
     assert world.renewal() > world.now() + 40 * DAY
 
@@ -245,7 +245,7 @@ def test_one_renewal_that_is_early_does_not_delay_the_next_that_is_not(world):
     world.ticks(15)
     fixed(world, 20 * DAY, 21 * DAY)
     world.issue()
-    world.pass_by(25 * DAY, 600)
+    world.pass_by(25 * DAY, 3600)
     assert len(world.orders) == 3
     fixed(world, -2 * DAY, -DAY)
     world.issue()
@@ -317,7 +317,7 @@ def test_what_was_said_before_holds_while_the_ca_is_down(world):
     world.ticks()
     moment = world.renewal()
     down(world)
-    world.pass_by(2 * DAY, 600)
+    world.pass_by(2 * DAY, 3600)
     assert world.renewal() == moment
 
 
@@ -439,7 +439,7 @@ def test_a_document_that_is_damaged_is_told_and_the_third_holds(world, change):
     [line] = [each for each in logs if "is not asked when" in str(each.get("log_format"))]
     assert line["path"] == str(world.file(FILE))
     assert world.renewal() == third(made)
-    world.pass_by(61 * DAY, 600)
+    world.pass_by(61 * DAY, 3600)
     assert world.orders[-1].former_ca is None
 
 
@@ -451,7 +451,7 @@ def test_a_poll_in_the_far_future_is_of_a_clock_that_was_wrong(world):
     world.file(FILE).write_text(json.dumps({**document(world), "poll": later}))
     world.restart()
     world.serve(SOURCE)
-    world.pass_by(DAY + HOUR, 600)
+    world.pass_by(DAY + HOUR, 3600)
     assert len(world.asked_information) >= 2
 
 
@@ -480,7 +480,7 @@ def test_the_document_of_another_certificate_is_not_believed(world):
     world.restart()
     world.serve(SOURCE)
     assert world.renewal() == third(other)
-    world.pass_by(61 * DAY, 600)
+    world.pass_by(61 * DAY, 3600)
     assert world.orders[-1].former_ca is None
 
 
@@ -506,7 +506,7 @@ def test_one_of_another_ca_brings_its_own(world):
     assert document(world)["ca"] == OTHER_CA
     assert world.renewal() == third(made)
     asked = len(world.asked_information)
-    world.pass_by(DAY, 600)
+    world.pass_by(DAY, 3600)
     assert len(world.asked_information) == asked
 
 
@@ -514,7 +514,7 @@ def test_a_name_that_is_dropped_is_asked_about_no_more(world):
     fixed(world, 10 * DAY, 11 * DAY)
     world.obtained()
     world.manager.retain([])
-    world.pass_by(2 * DAY, 600)
+    world.pass_by(2 * DAY, 3600)
     assert len(world.asked_information) <= 1
 
 

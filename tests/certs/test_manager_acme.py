@@ -110,7 +110,7 @@ def test_why_none_is_stapled_is_told_at_debug_level_after_a_restart_too(world):
 
 def test_a_renewal_goes_live_with_its_staple_and_no_handshake_lacks_one(world):
     identity, former = world.obtained()
-    world.pass_by(61 * DAY, 600)
+    world.pass_by(61 * DAY, 3600)
     [_, order] = world.orders
     assert (order.former, order.former_ca) == (former.certificate, CA)
     assert served(identity) == (former.certificate, True)
@@ -136,7 +136,7 @@ def test_after_a_restart_nothing_is_ordered(world):
     identity = world.serve(SOURCE)
     assert served(identity) == (made.certificate, True)
     assert world.orders == []
-    world.pass_by(61 * DAY, 600)
+    world.pass_by(61 * DAY, 3600)
     [order] = world.orders
     assert (order.former, order.former_ca) == (made.certificate, CA)
 
@@ -169,7 +169,7 @@ def test_what_cannot_wait_goes_before_all_that_wait_for_their_turn(world):
 
 def test_the_former_one_stays_while_the_responder_is_down_and_not_for_ever(world):
     identity, former = world.obtained()
-    world.pass_by(60 * DAY + HOUR, 600)
+    world.pass_by(60 * DAY + HOUR, 3600)
     world.rules[HOST] = failing()
     asked = len(world.asked)
     with capturedLogs() as logs:
@@ -194,7 +194,7 @@ def test_the_former_one_stays_while_the_responder_is_down_and_not_for_ever(world
 
 def test_it_goes_live_stapled_as_soon_as_the_responder_is_back(world):
     identity, former = world.obtained()
-    world.pass_by(60 * DAY + HOUR, 600)
+    world.pass_by(60 * DAY + HOUR, 3600)
     world.rules[HOST] = lambda each: world.response(each, status="unknown")
     made = world.issue()
     world.pass_by(2 * MINUTE)
@@ -222,7 +222,7 @@ def test_without_a_former_one_it_goes_live_at_once_and_is_stapled_later(world):
 
 def test_what_demands_a_staple_waits_until_the_former_one_ends(world):
     identity, former = world.obtained(world.leaf(must_staple=True))
-    world.pass_by(60 * DAY + HOUR, 600)
+    world.pass_by(60 * DAY + HOUR, 3600)
     world.rules[HOST] = failing(retry_after=world.now().timestamp() + 7 * 86400)
     made = world.issue(world.leaf(must_staple=True))
     left = former.certificate.not_valid_after_utc - world.now()
@@ -250,7 +250,7 @@ def test_one_day_is_long_enough_a_life_for_waiting(world):
 
 def test_a_new_certificate_that_is_revoked_is_not_used_and_not_ordered_in_a_loop(world):
     identity, former = world.obtained()
-    world.pass_by(60 * DAY + HOUR, 600)
+    world.pass_by(60 * DAY + HOUR, 3600)
     world.rules[HOST] = lambda each: world.response(
         each, status="good" if each is former else "revoked"
     )
@@ -271,7 +271,7 @@ def test_a_new_certificate_that_is_revoked_is_not_used_and_not_ordered_in_a_loop
 
 def test_where_the_former_one_comes_from_is_known_after_one_of_another_ca_was_refused(world):
     _, former = world.obtained()
-    world.pass_by(60 * DAY + HOUR, 600)
+    world.pass_by(60 * DAY + HOUR, 3600)
     world.rules[HOST] = lambda each: world.response(
         each, status="good" if each is former else "revoked"
     )
@@ -289,7 +289,7 @@ def test_where_the_former_one_comes_from_is_known_after_one_of_another_ca_was_re
 def waiting(world):
     """A renewed certificate waits for its staple; the service stands still."""
     _, former = world.obtained()
-    world.pass_by(60 * DAY + HOUR, 600)
+    world.pass_by(60 * DAY + HOUR, 3600)
     world.rules[HOST] = failing()
     made = world.issue()
     world.ticks()
@@ -308,7 +308,7 @@ def test_a_restart_takes_up_what_waits_and_orders_nothing(world):
     assert served(identity) == (made.certificate, True)
     assert world.orders == []
     assert not world.waits().exists()
-    world.pass_by(61 * DAY, 600)
+    world.pass_by(61 * DAY, 3600)
     [order] = world.orders
     assert (order.former, order.former_ca) == (made.certificate, CA)
 
@@ -430,7 +430,7 @@ def test_a_revoked_certificate_is_moved_aside_and_replaced_at_once(world):
     identity.discard()
     assert served(identity) == (made.certificate, True)
     assert world.set_aside() == [aside]
-    world.pass_by(DAY, 600)
+    world.pass_by(DAY, 3600)
     assert len(world.orders) == 2
 
 
@@ -466,7 +466,7 @@ def test_two_revocations_within_a_second(world):
 
 def test_revoked_while_its_renewal_is_under_way(world):
     identity, former = world.obtained()
-    world.pass_by(60 * DAY + HOUR, 600)
+    world.pass_by(60 * DAY + HOUR, 3600)
     assert len(world.orders) == 2
     revoke(world, former)
     assert len(world.orders) == 2
@@ -480,7 +480,7 @@ def test_revoked_while_its_renewal_is_under_way(world):
 def test_revoked_while_its_successor_waits(world):
     """The responder speaks of the one, and does not know of the other yet."""
     identity, former = world.obtained()
-    world.pass_by(60 * DAY + HOUR, 600)
+    world.pass_by(60 * DAY + HOUR, 3600)
     world.rules[HOST] = lambda each: world.response(
         each, status="good" if each is former else "unknown"
     )
@@ -507,7 +507,7 @@ def test_a_renewal_of_what_is_revoked_that_fails_is_an_error(world):
 
 def test_a_revocation_amid_failures_begins_their_back_off_anew(world):
     world.obtained()
-    world.pass_by(61 * DAY, 600)
+    world.pass_by(61 * DAY, 3600)
     for _ in range(8):
         world.refuse("the CA is down")
         world.pass_by(6 * HOUR * 1.3, 60)
@@ -601,7 +601,7 @@ def test_everything_goes_on_from_memory_with_one_warning(world, monkeypatch, cod
 
 def test_a_disk_that_is_full_when_it_goes_live_keeps_what_waited(world, monkeypatch):
     identity, _ = world.obtained()
-    world.pass_by(60 * DAY + HOUR, 600)
+    world.pass_by(60 * DAY + HOUR, 3600)
     world.rules[HOST] = lambda _: None
     made = world.issue()
     world.ticks()
@@ -679,7 +679,7 @@ def test_an_error_of_our_own_is_told_and_tried_again(world, monkeypatch):
 
 def test_a_certificate_that_openssl_refuses(world, monkeypatch):
     identity, former = world.obtained()
-    world.pass_by(60 * DAY + HOUR, 600)
+    world.pass_by(60 * DAY + HOUR, 3600)
 
     def refuse(*_):
         raise SSL.Error([("SSL routines", "", "ca md too weak")])
@@ -788,11 +788,11 @@ def test_a_reload_amid_a_renewal_leaves_that_alone(world):
 
 def test_a_clock_that_is_set_back_renews_nothing_early(world):
     world.obtained()
-    world.pass_by(59 * DAY, 600)
+    world.pass_by(59 * DAY, 3600)
     world.jump(-30 * DAY)
-    world.pass_by(10 * DAY, 600)
+    world.pass_by(10 * DAY, 3600)
     assert len(world.orders) == 1
-    world.pass_by(22 * DAY, 600)
+    world.pass_by(22 * DAY, 3600)
     assert len(world.orders) == 2
 
 
@@ -847,7 +847,7 @@ def test_a_name_that_comes_back_amid_an_order_that_fails(world):
     world.serve(SOURCE)
     world.manager.retain([])
     world.refuse()
-    world.pass_by(DAY, 600)
+    world.pass_by(DAY, 3600)
     assert len(world.orders) == 2
 
 
@@ -868,7 +868,7 @@ def test_other_settings_hold_from_the_next_order_on(world):
     world.obtained()
     newer = AcmeSettings((AcmeCa(OTHER_CA),), must_staple=True)
     world.manager.acquire([AcmeCertificate(NAME, newer)])
-    world.pass_by(61 * DAY, 600)
+    world.pass_by(61 * DAY, 3600)
     assert world.orders[-1].certificate.settings is newer
 
 
