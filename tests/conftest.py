@@ -1,5 +1,7 @@
 """What all tests share: how hypothesis runs."""
 
+from __future__ import annotations
+
 import os
 
 from hypothesis import settings
@@ -10,3 +12,17 @@ from hypothesis import settings
 settings.register_profile("dwaarx", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dwaarx")
+
+
+# A name of a test that is longer is data, such as a certificate.
+LONGEST_NAME = 80
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a test by its argument where that is made anew in each process, as signatures are.
+
+    Processes that share the tests out must agree on their names.
+    """
+    if isinstance(val, str | bytes) and len(val) > LONGEST_NAME:
+        return argname
+    return None

@@ -12,6 +12,7 @@ from twisted.logger import LogLevel, capturedLogs, globalLogPublisher
 from dwaarx.certs.crl_check import GATHER, HEARD_AT_ONCE, MAX_CHECKS
 from dwaarx.certs.errors import FetchError, FetchFailure
 from dwaarx.certs.fetch import Fetched
+from dwaarx.certs.record import hexadecimal
 from tests.certs import pki
 from tests.certs.acme_world import CRL, NAME, SOURCE, URL, AcmeWorld, listed, pair_of
 from tests.certs.crls import entry, make_crl, reason
@@ -101,7 +102,7 @@ def test_a_revoked_one_is_told_with_the_reason(world):
     with capturedLogs() as logs:
         serve(world, good, bad)
     [line] = events(logs, "revoked")
-    assert f"serial={bad.certificate.serial_number:x}" in line
+    assert f"serial={hexadecimal(bad.certificate.serial_number)}" in line
     assert "keyCompromise" in line
     assert "signal=crl" in line
     assert "ReasonFlags" not in line
@@ -311,7 +312,7 @@ def test_a_certificate_whose_file_cannot_be_read_does_not_keep_others_from_being
     world.lists[CRL] = list_of(world, other)
     with capturedLogs() as logs:
         world.pass_by(2 * HOUR)
-    assert f"serial={other.certificate.serial_number:x}" in events(logs, "revoked")[0]
+    assert f"serial={hexadecimal(other.certificate.serial_number)}" in events(logs, "revoked")[0]
 
 
 def test_an_error_of_our_own_is_told_and_tried_again(world, monkeypatch):

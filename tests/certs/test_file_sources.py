@@ -14,6 +14,7 @@ from twisted.logger import LogLevel, capturedLogs
 from dwaarx.certs import files, pair
 from dwaarx.certs.errors import CertificateErrors
 from dwaarx.certs.file_watch import PATIENCE
+from dwaarx.certs.record import hexadecimal
 from dwaarx.config.model import CertificateFiles, OcspOptions
 from tests.certs import pki
 from tests.certs.handshakes import handshake
@@ -73,7 +74,7 @@ def test_a_renewed_pair_goes_live_by_itself(service, plain):
         service.times.look()
     assert served(identity) == (plain.serial, False)
     [event] = events(logs, "loaded")
-    assert event["serial"] == f"{plain.serial:x}"
+    assert event["serial"] == hexadecimal(plain.serial)
     assert event["name"] == f"files {plain.certificate}"
     with capturedLogs() as logs:
         service.times.look(10)

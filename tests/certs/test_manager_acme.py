@@ -14,6 +14,7 @@ from twisted.logger import LogLevel, capturedLogs, globalLogPublisher
 
 from dwaarx.certs.acme.issuer import Obtained
 from dwaarx.certs.order_queue import MAX_ORDERS
+from dwaarx.certs.record import hexadecimal
 from dwaarx.certs.renewal import MARGIN, TRIES
 from dwaarx.config.model import AcmeCa, AcmeCertificate, AcmeSettings
 from dwaarx.log import show_debug
@@ -412,7 +413,7 @@ def test_a_revoked_certificate_is_moved_aside_and_replaced_at_once(world):
         [line] = events(logs, "revoked")
         assert "signal=ocsp" in line
         assert "keyCompromise" in line
-        assert f"serial={former.certificate.serial_number:x}" in line
+        assert f"serial={hexadecimal(former.certificate.serial_number)}" in line
         [aside] = world.set_aside()
         assert aside.read_bytes() == pair_of(former).pem()
         assert stat.S_IMODE(aside.stat().st_mode) == 0o600

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dwaarx.certs.record import hexadecimal
 from tests.certs.pki import make_ca, make_delegate
 from tests.system.listeners import Listeners, shown, told
 from tests.system.ocsp_peers import (
@@ -57,7 +58,12 @@ def test_revoked_by_ocsp(
     assert not kept.exists()
     [line] = told(service, "revoked")
     assert "#error]" in line
-    for words in ("a.test.pem", f"serial={site.serial:x}", "signal=ocsp", "keyCompromise"):
+    for words in (
+        "a.test.pem",
+        f"serial={hexadecimal(site.serial)}",
+        "signal=ocsp",
+        "keyCompromise",
+    ):
         assert words in line
     row = shown(service)
     assert row["staple"] == "none"
@@ -164,7 +170,12 @@ def test_revoked_by_the_list(
     service.start()
     [line] = until("the alarm", lambda: told(service, "revoked"))
     assert "#error]" in line
-    for words in ("a.test.pem", f"serial={site.serial:x}", "signal=crl", "keyCompromise"):
+    for words in (
+        "a.test.pem",
+        f"serial={hexadecimal(site.serial)}",
+        "signal=crl",
+        "keyCompromise",
+    ):
         assert words in line
     assert "revoked" in shown(service)["why not stapled"]
     # The list on the disk says so too, when there is no other.

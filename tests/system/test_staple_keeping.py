@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dwaarx.certs.record import hexadecimal
 from tests.certs.pki import make_response, utc_now
 from tests.system.listeners import Listeners, shown, told
 from tests.system.ocsp_peers import ALLOW, Handshake, Pki, Responder, curl_accepts, handshake
@@ -316,7 +317,7 @@ def test_new_files_go_live_with_their_staple(
     assert curl_accepts(listeners.https, "a.test", pki.trust)
     assert len(responder.seen(new)) == 1
     [loaded] = told(service, "loaded")
-    assert f"serial={new.serial:x}" in loaded
+    assert f"serial={hexadecimal(new.serial)}" in loaded
 
 
 def test_must_staple_files_wait_for_their_staple(
