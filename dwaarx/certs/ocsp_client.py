@@ -13,15 +13,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from dwaarx.certs.errors import FetchError, FetchFailure, OcspError, Refusal
-from dwaarx.certs.fetch import Fetched
+from dwaarx.certs.fetch import MAX_RESPONSE, Fetched
 from dwaarx.certs.http_dates import fresh_until
 from dwaarx.certs.matching import PARSE_ERRORS
 from dwaarx.certs.ocsp import Staple, verify
 from dwaarx.certs.ocsp_request import build, http_form
 from dwaarx.words import utc
-
-# A response with a delegate's chain has 2 to 5 KiB; with ML-DSA keys and signatures about 20.
-MAX_RESPONSE = 65536
 
 # How many responders that answer only POST are remembered. There is a handful of CAs.
 MAX_POST_ONLY = 256

@@ -115,7 +115,8 @@ class Pebble:
                 env=os.environ | self._environment,
             )
         process = self._process
-        until("pebble", lambda: process.poll() is not None or listening(self.port))
+        for port in (self.port, self.management_port):  # which it opens in any order
+            until("pebble", lambda port=port: process.poll() is not None or listening(port))
         assert process.poll() is None, self.log
 
     def stop(self) -> None:
