@@ -281,7 +281,7 @@ def test_an_order_that_fails_by_itself(tmp_path: Path, serve: Serve) -> None:
         before.refuse = refuse
         service = serve(town.dwaarfile(site("a.test"), cas=[town.acme_ca(before)]))
         town.wait("a.test")
-        assert not events(service, "failed")
+        assert not events(service, "failed", "what=certificate")
 
 
 # --- accounts ---------------------------------------------------------------
