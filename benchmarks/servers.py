@@ -73,7 +73,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def _running(words: list[str | Path], port: int, log: Path, **options: object) -> Iterator[Server]:
+def _running(
+    words: list[str | Path], port: int, log: Path, environ: dict[str, str] | None = None
+) -> Iterator[Server]:
     """Run a server until the block ends, from when its port answers."""
     begin = time.perf_counter()
     with log.open("wb") as output:
@@ -82,7 +84,8 @@ def _running(words: list[str | Path], port: int, log: Path, **options: object) -
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            **options,  # type: ignore[call-overload]
+            cwd=log.parent,
+            env=environ,
         )
     try:
         while True:
@@ -125,7 +128,7 @@ def dwaarx(storage: Path, names: int, layout: str) -> Iterator[Server]:
     twistd = Path(sys.executable).with_name("twistd")
     words = [twistd, "-n", "--pidfile=", "dwaarx", "--config", file]
     environ = os.environ | {"PYTHONPATH": str(CHECKOUT)}
-    with _running(words, port, storage / "log", cwd=storage, env=environ) as server:
+    with _running(words, port, storage / "log", environ) as server:
         yield server
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -16,6 +18,7 @@ import attrs
 import pytest
 from cryptography import x509
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
 from dwaarx.certs.acme.issuer import Obtained
 from dwaarx.certs.errors import AcmeError, FetchError, OcspError, Refusal
@@ -252,3 +255,26 @@ class Disk:
 
 def at(moment: float) -> datetime:
     return datetime.fromtimestamp(moment, UTC)
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[AcmeWorld]:
+    """A world in which no error of our own comes up, not even one that nobody looks at."""
+    critical: list[LogEvent] = []
+
+    def observe(event: LogEvent) -> None:
+        if event["log_level"] is LogLevel.critical:
+            critical.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        world = AcmeWorld(folder)
+        world.critical = critical
+        yield world
+        world.manager.stopService()
+        assert world.clock.getDelayedCalls() == []
+        del world
+        gc.collect()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert critical == []

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from datetime import timedelta
 from itertools import pairwise
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.logger import LogLevel, capturedLogs, globalLogPublisher
+from twisted.logger import capturedLogs
 
 from dwaarx.certs.acme import ari
 from dwaarx.certs.ari_check import LONGEST_POLL, POLL, SHORTEST_POLL
@@ -28,6 +27,7 @@ from tests.certs.acme_world import (
     SOURCE,
     AcmeWorld,
     Disk,
+    watched,
 )
 from tests.certs.handshakes import handshake
 from tests.certs.responders import HOUR, MINUTE, events
@@ -38,24 +38,8 @@ FILE = f"acme/renewal/{NAME}.json"
 
 @pytest.fixture
 def world(tmp_path):
-    critical = []
-
-    def observe(event):
-        if event["log_level"] is LogLevel.critical:
-            critical.append(event)
-
-    globalLogPublisher.addObserver(observe)
-    try:
-        world = AcmeWorld(tmp_path)
-        world.critical = critical
+    with watched(tmp_path) as world:
         yield world
-        world.manager.stopService()
-        assert world.clock.getDelayedCalls() == []
-        del world
-        gc.collect()
-    finally:
-        globalLogPublisher.removeObserver(observe)
-    assert critical == []
 
 
 def fixed(world, begin, end):

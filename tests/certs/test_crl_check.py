@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import gc
 from datetime import timedelta
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.logger import LogLevel, capturedLogs, globalLogPublisher
+from twisted.logger import capturedLogs
 
 from dwaarx.certs.crl_check import GATHER, HEARD_AT_ONCE, MAX_CHECKS
 from dwaarx.certs.errors import FetchError, FetchFailure
 from dwaarx.certs.fetch import Fetched
 from dwaarx.certs.record import hexadecimal
 from tests.certs import pki
-from tests.certs.acme_world import CRL, NAME, SOURCE, URL, AcmeWorld, listed, pair_of
+from tests.certs.acme_world import (
+    CRL,
+    NAME,
+    SOURCE,
+    URL,
+    listed,
+    pair_of,
+    watched,
+)
 from tests.certs.crls import entry, make_crl, reason
 from tests.certs.handshakes import handshake
 from tests.certs.responders import HOUR, MINUTE, ROOT, events
@@ -26,24 +33,8 @@ DOWN = FetchError(FetchFailure.UNREACHABLE, "nobody is there")
 
 @pytest.fixture
 def world(tmp_path):
-    critical = []
-
-    def observe(event):
-        if event["log_level"] is LogLevel.critical:
-            critical.append(event)
-
-    globalLogPublisher.addObserver(observe)
-    try:
-        world = AcmeWorld(tmp_path)
-        world.critical = critical
+    with watched(tmp_path) as world:
         yield world
-        world.manager.stopService()
-        assert world.clock.getDelayedCalls() == []
-        del world
-        gc.collect()
-    finally:
-        globalLogPublisher.removeObserver(observe)
-    assert critical == []
 
 
 def list_of(world, *revoked, ca=ROOT, **options):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import gc
 import stat
 from datetime import timedelta
 
 import attrs
 import pytest
 from OpenSSL import SSL
-from twisted.logger import LogLevel, capturedLogs, globalLogPublisher
+from twisted.logger import LogLevel, capturedLogs
 
 from dwaarx.certs.acme.issuer import Obtained
 from dwaarx.certs.order_queue import MAX_ORDERS
@@ -27,10 +26,10 @@ from tests.certs.acme_world import (
     OTHER_CA,
     SETTINGS,
     SOURCE,
-    AcmeWorld,
     Disk,
     listed,
     pair_of,
+    watched,
 )
 from tests.certs.crls import entry, make_crl, reason
 from tests.certs.handshakes import handshake
@@ -43,24 +42,8 @@ DAY = pki.DAY
 @pytest.fixture
 def world(tmp_path):
     """A world in which no error of our own comes up, not even one that nobody looks at."""
-    critical = []
-
-    def observe(event):
-        if event["log_level"] is LogLevel.critical:
-            critical.append(event)
-
-    globalLogPublisher.addObserver(observe)
-    try:
-        world = AcmeWorld(tmp_path)
-        world.critical = critical
+    with watched(tmp_path) as world:
         yield world
-        world.manager.stopService()
-        assert world.clock.getDelayedCalls() == []
-        del world
-        gc.collect()
-    finally:
-        globalLogPublisher.removeObserver(observe)
-    assert critical == []
 
 
 def served(identity):
